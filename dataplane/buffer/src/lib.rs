@@ -35,7 +35,10 @@ impl Buffer {
     /// If `length` is over [`LENGTH_MAX`]: the caller bounds sizes from outside before it asks.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
-        assert!(length <= LENGTH_MAX, "a buffer of {length} bytes was asked for, the limit is {LENGTH_MAX}");
+        assert!(
+            length <= LENGTH_MAX,
+            "a buffer of {length} bytes was asked for, the limit is {LENGTH_MAX}"
+        );
         if length == 0 {
             return Buffer { memory: NonNull::dangling(), length };
         }
@@ -55,7 +58,8 @@ impl Buffer {
     }
 
     fn layout(length: usize) -> Layout {
-        Layout::from_size_align(length.next_multiple_of(ALIGNMENT), ALIGNMENT).expect("the length is bounded by LENGTH_MAX")
+        Layout::from_size_align(length.next_multiple_of(ALIGNMENT), ALIGNMENT)
+            .expect("the length is bounded by LENGTH_MAX")
     }
 }
 
