@@ -1,0 +1,3 @@
+//! The `voute` command.
+
+fn main() {}
