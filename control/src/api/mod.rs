@@ -1,0 +1,4 @@
+//! The REST API under `/v1`.
+
+pub mod answers;
+pub mod requests;
