@@ -1,3 +1,8 @@
 //! The `voute` command.
 
-fn main() {}
+use clap::Parser;
+
+fn main() {
+    let cli = voute::cli::Cli::parse();
+    let _ = cli;
+}

@@ -1,0 +1,139 @@
+//! Arguments of the commands that run something: `demo`, `up`, `control`, and `node` without a verb.
+
+use crate::cli::locator::parse_locator;
+use clap::Args;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use voute_schemas::place::Locator;
+use voute_schemas::{Name, NodeId};
+
+/// `voute demo`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  voute demo                 the story, on the embedded log
+  voute demo --json          one JSON object with the figures
+  voute demo --nats          the same on a nats-server that is found and started for it
+  voute demo --keep          leave it running, with URLs and commands to try
+
+Nothing outside a temporary folder and loopback is touched. The exit code is 0 only if nothing
+acknowledged was lost, no read went back, the planned move had no error and the log is proved.")]
+pub struct DemoArguments {
+    /// Print one JSON object with the figures, nothing else.
+    #[arg(long)]
+    pub json: bool,
+    /// Keep the log on NATS JetStream: on the server of this URL, or on one that is found and started.
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
+    pub nats: Option<String>,
+    /// Leave everything running at the end, until Ctrl-C.
+    #[arg(long, conflicts_with = "json")]
+    pub keep: bool,
+}
+
+/// `voute control`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  voute control --data-dir /var/lib/voute/control
+  voute control --data-dir /var/lib/voute/control --listen 192.0.2.1:7421 \\
+      --log nats://log-a:4222,log-b:4222,log-w:4222 --log-user voute-control --log-password-file /etc/voute/nats
+
+The first start makes an administrator's token in DATA_DIR/admin.token.")]
+pub struct ControlArguments {
+    /// Folder for keys, checkpoint and, when embedded, the log.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Address of the API and of the nodes' streams.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7421")]
+    pub listen: SocketAddr,
+    /// Where the log is: `embedded`, or URLs of one NATS cluster (nats-server 2.15.1 or newer), joined by commas.
+    #[arg(long, value_name = "LOG", default_value = "embedded")]
+    pub log: String,
+    /// User at NATS.
+    #[arg(long, value_name = "USER", requires = "log_password_file")]
+    pub log_user: Option<String>,
+    /// File with that user's password.
+    #[arg(long, value_name = "FILE", requires = "log_user")]
+    pub log_password_file: Option<PathBuf>,
+    /// NATS credentials file (JWT and seed), in place of user and password.
+    #[arg(long, value_name = "FILE", conflicts_with = "log_user")]
+    pub log_credentials: Option<PathBuf>,
+    /// Copies that JetStream keeps of the log: 1, or 3 in a cluster.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub log_replicas: u8,
+    /// Name of the cluster, when this start creates it.
+    #[arg(long, value_name = "NAME", default_value = "voute")]
+    pub cluster: Name,
+    /// Name of this process's log site, which signs checkpoints.
+    #[arg(long, value_name = "NAME", default_value = "log")]
+    pub log_site: Name,
+    /// End with the process that started this one.
+    #[arg(long, hide = true)]
+    pub end_with_parent: bool,
+}
+
+/// `voute node`, without a verb: run one.
+#[derive(Args, Clone, Debug)]
+pub struct NodeRunArguments {
+    /// The node's id, as `voute node add` printed it.
+    #[arg(long, value_name = "ID", requires_all = ["secret_file", "data_dir"])]
+    pub id: Option<NodeId>,
+    /// File with the node's secret, as `voute node add` printed or wrote it.
+    #[arg(long, value_name = "FILE", requires = "id")]
+    pub secret_file: Option<PathBuf>,
+    /// A control process; may be given more than once, all are tried in turn.
+    #[arg(long, value_name = "URL", requires = "id")]
+    pub control: Vec<String>,
+    /// Folder for the node's state.
+    #[arg(long, value_name = "DIR", requires = "id")]
+    pub data_dir: Option<PathBuf>,
+    /// Threads that poll; one per core when left out.
+    #[arg(long, value_name = "COUNT", requires = "id", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub reactors: Option<u16>,
+    /// How long an idle reactor polls before it sleeps, microseconds.
+    #[arg(long, value_name = "MICROSECONDS", requires = "id")]
+    pub spin_us: Option<u64>,
+    /// End with the process that started this one.
+    #[arg(long, hide = true, requires = "id")]
+    pub end_with_parent: bool,
+}
+
+/// `voute up`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  voute up /srv/voute                                            a 10 GiB sparse file as its first device
+  voute up /srv/voute --device block:/dev/disk/by-id/nvme-XYZ    a real drive
+  voute up /srv/voute --address 192.0.2.1                        reachable by other hosts
+
+The first run creates a site, a node, a pool and the devices; later runs start what is there.
+Volumes, hosts and mappings are made with the other commands, which it prints.")]
+pub struct UpArguments {
+    /// Folder for everything.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Device for the pool, on the first run; may be given more than once.
+    #[arg(long, value_name = "DEVICE", value_parser = parse_locator)]
+    pub device: Vec<Locator>,
+    /// Adopt devices even if they hold foreign data, which is then lost.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Address at which hosts reach this box, on the first run.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub address: IpAddr,
+    /// Port of the API.
+    #[arg(long, value_name = "PORT", default_value_t = 7421)]
+    pub api_port: u16,
+    /// Port for NVMe/TCP hosts.
+    #[arg(long, value_name = "PORT", default_value_t = 4420)]
+    pub nvme_port: u16,
+    /// Port for iSCSI hosts.
+    #[arg(long, value_name = "PORT", default_value_t = 3260)]
+    pub iscsi_port: u16,
+    /// Port for other nodes.
+    #[arg(long, value_name = "PORT", default_value_t = 4421)]
+    pub link_port: u16,
+    /// Threads that poll; one per core when left out.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub reactors: Option<u16>,
+}
