@@ -1,1 +1,54 @@
+//! NVMe/TCP target and initiator as state machines over bytes.
+//!
+//! There is no socket, clock or thread in here: the owner feeds received bytes and the time (a
+//! [`std::time::Duration`] since any fixed start), sends what the connection put out, and carries
+//! out the requests that it surfaces. Facts come from NVMe Base 2.0, NVMe over Fabrics, the NVMe/TCP
+//! transport 1.0 and what Linux hosts are known to send.
+//!
+//! - [`TargetConnection`] is one accepted TCP connection, whatever queue it turns out to be;
+//!   [`Target`] is what all connections of a node share; [`Directory`] is what the node offers.
+//! - [`InitiatorConnection`] is one opened TCP connection; [`Attachment`] brings an admin
+//!   connection up and follows its namespaces.
+//!
+//! # Links
+//! A *link* is how nodes of one cluster talk: a connection to [`TargetConfig::link_nqn`] with a
+//! Connect for queue 1 and controller FFFFh and no admin queue before it. Any I/O opcode but 7Fh is
+//! surfaced untouched as [`Operation::Vendor`]. Opcode bits 1:0 say which way data goes: 01b data in
+//! the capsule (or by R2T), 10b a reply by C2HData of at most the SGL's length, 11b data in the
+//! capsule and a reply of at most [`SubmissionEntry::reply_length_max`] bytes. Capsules on links may
+//! carry up to [`LINK_TRANSFER_MAX`] bytes, so that a mirrored write costs one round trip. There is
+//! no keep-alive on links and no authentication in this crate.
 
+mod directory;
+mod entry;
+mod framer;
+mod little_endian;
+mod pdu;
+mod request;
+mod status;
+mod target;
+
+pub use directory::{
+    ANA_GROUP_MAX, AnaState, DISCOVERY_NQN, Directory, DirectoryError, HostView, NAMESPACE_ID_MAX,
+    NAMESPACES_PER_HOST_MAX, NQN_LENGTH_MAX, NamespaceView, PortalEntry, Subsystem,
+};
+pub use entry::{
+    COMPLETION_ENTRY_LENGTH, CompletionEntry, DataPointer, Direction, Fuse,
+    SUBMISSION_ENTRY_LENGTH, SubmissionEntry, admin_opcode, fabrics_type, io_opcode,
+};
+pub use pdu::{Digests, FatalError, Fault, PduKind};
+pub use request::{Association, Operation, Outcome, Request, Scope, Tag};
+pub use status::Status;
+pub use target::{
+    PortalId, Target, TargetConfig, TargetConfigError, TargetConnection, TargetLimits,
+    transition_table,
+};
+
+/// Longest data of one command on a link, in either direction, bytes: 1 MiB of blocks and 64 KiB of
+/// headroom for what the mirror puts around them.
+pub const LINK_TRANSFER_MAX: usize = (1 << 20) + (64 << 10);
+/// Longest data of one host command, bytes (MDTS).
+pub const HOST_TRANSFER_MAX: usize = 1 << 20;
+/// Longest that an ANA group may stay in [`AnaState::Change`], seconds (ANATT); Linux resets the
+/// controller after twice that.
+pub const ANA_TRANSITION_SECONDS_MAX: u8 = 10;
