@@ -1,0 +1,146 @@
+//! The tasks of a connection: what each waits for, found by slot, tag or initiator task tag.
+
+use crate::request::{Tag, VolumeKey};
+use crate::scsi::command::{Then, Work};
+use crate::scsi::opcodes::Guard;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use voute_buffer::Buffer;
+
+/// A transfer that the host was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) tag: u32,
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+    pub(crate) received: u32,
+    pub(crate) data_number: u32,
+}
+
+/// An answer that waits for unsolicited data to end.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Data(Vec<u8>),
+    Status(u8, Option<crate::scsi::Sense>),
+}
+
+/// Where a task stands.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Receives data.
+    Receiving { then: Then },
+    /// The answer is known; the host still sends.
+    Answered(Answer),
+    /// In the queue to the volume.
+    Ready(Work),
+    /// In the queue to the volume, to be answered with extents.
+    ReadyAllocation { lba: u64, blocks: u32 },
+    /// With the volume.
+    Surfaced,
+}
+
+/// A command under way.
+pub(crate) struct Task {
+    pub(crate) task_tag: u32,
+    pub(crate) is_immediate: bool,
+    pub(crate) lun: u16,
+    pub(crate) volume: VolumeKey,
+    pub(crate) guard: Guard,
+    pub(crate) stage: Stage,
+    /// Expected data transfer length in the direction that the flags name, bytes.
+    pub(crate) expected_in: u32,
+    pub(crate) expected_out: u32,
+    /// What the CDB asks to be sent, bytes.
+    pub(crate) length_out: u32,
+    /// What of it is received, at most `expected_out`, bytes.
+    pub(crate) wanted: u32,
+    /// Allocation length of an answer made of extents.
+    pub(crate) allocation: u32,
+    pub(crate) buffer: Option<Buffer>,
+    /// Data received in order up to here.
+    pub(crate) received: u32,
+    /// Asked for up to here, or expected unsolicited.
+    pub(crate) requested: u32,
+    pub(crate) unsolicited_open: bool,
+    pub(crate) data_number: u32,
+    pub(crate) transfers: VecDeque<Transfer>,
+    pub(crate) transfer_number: u32,
+    /// Bytes counted against the connection's bounds.
+    pub(crate) held_bytes: usize,
+    pub(crate) surfaced_bytes: usize,
+    /// Aborted while with the volume: its end is awaited, not answered. Each abort waits on its token.
+    pub(crate) is_aborted: bool,
+    pub(crate) tokens: Vec<Arc<()>>,
+}
+
+struct Slot {
+    generation: u32,
+    task: Option<Task>,
+}
+
+/// The tasks of a connection.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    by_task_tag: HashMap<u32, usize>,
+}
+
+impl Tasks {
+    pub(crate) fn len(&self) -> usize {
+        self.by_task_tag.len()
+    }
+
+    pub(crate) fn contains(&self, task_tag: u32) -> bool {
+        self.by_task_tag.contains_key(&task_tag)
+    }
+
+    pub(crate) fn insert(&mut self, task: Task) -> usize {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, task: None });
+            self.slots.len() - 1
+        });
+        self.by_task_tag.insert(task.task_tag, slot);
+        self.slots[slot].task = Some(task);
+        slot
+    }
+
+    pub(crate) fn get(&self, slot: usize) -> Option<&Task> {
+        self.slots.get(slot)?.task.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: usize) -> Option<&mut Task> {
+        self.slots.get_mut(slot)?.task.as_mut()
+    }
+
+    pub(crate) fn slot_of(&self, task_tag: u32) -> Option<usize> {
+        self.by_task_tag.get(&task_tag).copied()
+    }
+
+    pub(crate) fn tag(&self, slot: usize) -> Tag {
+        let generation = self.slots.get(slot).map_or(0, |slot| slot.generation);
+        Tag(u64::from(generation) << 32 | slot as u64)
+    }
+
+    /// The slot of a surfaced task.
+    pub(crate) fn surfaced(&self, tag: Tag) -> Option<usize> {
+        let slot = (tag.0 & 0xffff_ffff) as usize;
+        let found = self.slots.get(slot)?;
+        let is_surfaced = matches!(found.task.as_ref()?.stage, Stage::Surfaced);
+        (u64::from(found.generation) == tag.0 >> 32 && is_surfaced).then_some(slot)
+    }
+
+    pub(crate) fn remove(&mut self, slot: usize) -> Option<Task> {
+        let found = self.slots.get_mut(slot)?;
+        let task = found.task.take()?;
+        found.generation = found.generation.wrapping_add(1);
+        self.free.push(slot);
+        self.by_task_tag.remove(&task.task_tag);
+        Some(task)
+    }
+
+    /// Slots of the tasks that `wanted` picks.
+    pub(crate) fn select(&self, wanted: impl Fn(&Task) -> bool) -> Vec<usize> {
+        (0..self.slots.len()).filter(|slot| self.get(*slot).is_some_and(&wanted)).collect()
+    }
+}
