@@ -81,6 +81,11 @@ impl Framer {
         &self.gathered[..self.filled.min(self.kind.header_length())]
     }
 
+    /// The flags byte of that header.
+    pub(crate) fn header_flags(&self) -> u8 {
+        self.gathered[1]
+    }
+
     /// Length of the data that follows the header, bytes.
     pub(crate) fn data_length(&self) -> usize {
         self.data_length

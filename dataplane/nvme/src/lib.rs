@@ -22,6 +22,7 @@
 mod directory;
 mod entry;
 mod framer;
+mod initiator;
 mod little_endian;
 mod pdu;
 mod request;
@@ -35,6 +36,10 @@ pub use directory::{
 pub use entry::{
     COMPLETION_ENTRY_LENGTH, CompletionEntry, DataPointer, Direction, Fuse,
     SUBMISSION_ENTRY_LENGTH, SubmissionEntry, admin_opcode, fabrics_type, io_opcode,
+};
+pub use initiator::{
+    Attachment, AttachmentError, AttachmentUpdate, Closed, Command, ConnectionOptions,
+    ControllerFacts, InitiatorConnection, InitiatorEvent, Payload, RemoteNamespace, SubmitError,
 };
 pub use pdu::{Digests, FatalError, Fault, PduKind};
 pub use request::{Association, Operation, Outcome, Request, Scope, Tag};
