@@ -42,8 +42,8 @@ pub(crate) enum Sink {
 /// The connection cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fatal {
-    #[error("a header or data digest does not match")]
-    Digest,
+    #[error("a header digest does not match")]
+    HeaderDigest,
     #[error("a PDU breaks the protocol")]
     Protocol,
 }
@@ -312,11 +312,11 @@ impl TargetConnection {
             };
             self.input.begin_data(length, digests, sink);
         }
-        self.take_data(bytes)?;
+        self.take_data(bytes);
         if self.input.is_complete() { self.finish() } else { Ok(()) }
     }
 
-    fn take_data(&mut self, bytes: &mut &[u8]) -> Result<(), Fatal> {
+    fn take_data(&mut self, bytes: &mut &[u8]) {
         let taken = self.input.remaining.min(bytes.len());
         let (now, later) = bytes.split_at(taken);
         *bytes = later;
@@ -334,12 +334,14 @@ impl TargetConnection {
             }
             self.input.remaining -= taken;
         }
-        if self.input.remaining == 0 { self.input.take_trailer(bytes) } else { Ok(()) }
+        if self.input.remaining == 0 {
+            self.input.take_trailer(bytes);
+        }
     }
 
     fn finish(&mut self) -> Result<(), Fatal> {
         let header = self.input.header();
-        let sink = self.input.sink;
+        let (sink, is_corrupt) = (self.input.sink, self.input.is_corrupt);
         let data = self.input.end();
         match &mut self.phase {
             Phase::Login(login) => {
@@ -363,6 +365,9 @@ impl TargetConnection {
                         )));
                     }
                 }
+            }
+            Phase::Full(full) if sink != Sink::Ignore && is_corrupt => {
+                full.finish_corrupt(&header, &mut self.output)?;
             }
             Phase::Full(full) if sink != Sink::Ignore => {
                 full.finish(&header, &data, &mut self.output)?
@@ -390,6 +395,7 @@ struct Input {
     sink: Sink,
     collected: Vec<u8>,
     crc: Option<Crc>,
+    is_corrupt: bool,
     trailer: [u8; 7],
     trailer_have: usize,
     trailer_need: usize,
@@ -407,6 +413,7 @@ impl Input {
             sink: Sink::Ignore,
             collected: Vec::new(),
             crc: None,
+            is_corrupt: false,
             trailer: [0; 7],
             trailer_have: 0,
             trailer_need: 0,
@@ -434,7 +441,7 @@ impl Input {
             let mut crc = Crc::new();
             crc.update(&self.header[..covered]);
             if crc.finish() != self.header[covered..need] {
-                return Err(Fatal::Digest);
+                return Err(Fatal::HeaderDigest);
             }
         }
         Ok(true)
@@ -453,6 +460,7 @@ impl Input {
         self.in_data = true;
         self.remaining = length;
         self.placed = 0;
+        self.is_corrupt = false;
         self.sink = sink;
         self.pad = padding(length);
         let has_digest = digests.data && length > 0;
@@ -461,23 +469,20 @@ impl Input {
         self.trailer_need = self.pad + if has_digest { 4 } else { 0 };
     }
 
-    /// Takes padding and digest; an error if the digest is there and does not hold.
-    fn take_trailer(&mut self, bytes: &mut &[u8]) -> Result<(), Fatal> {
+    /// Takes padding and digest, and notes a digest that does not hold.
+    fn take_trailer(&mut self, bytes: &mut &[u8]) {
         let taken = (self.trailer_need - self.trailer_have).min(bytes.len());
         let (now, later) = bytes.split_at(taken);
         self.trailer[self.trailer_have..self.trailer_have + taken].copy_from_slice(now);
         self.trailer_have += taken;
         *bytes = later;
         if self.trailer_have < self.trailer_need {
-            return Ok(());
+            return;
         }
         if let Some(mut crc) = self.crc.take() {
             crc.update(&self.trailer[..self.pad]);
-            if crc.finish() != self.trailer[self.pad..self.trailer_need] {
-                return Err(Fatal::Digest);
-            }
+            self.is_corrupt = crc.finish() != self.trailer[self.pad..self.trailer_need];
         }
-        Ok(())
     }
 
     fn is_complete(&self) -> bool {

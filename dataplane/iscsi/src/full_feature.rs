@@ -210,6 +210,31 @@ impl FullFeature {
         Ok(())
     }
 
+    /// A PDU whose data digest does not hold: told, its data dropped, its task failed (§7.8).
+    pub(crate) fn finish_corrupt(
+        &mut self,
+        header: &Header,
+        output: &mut Vec<u8>,
+    ) -> Result<(), Fatal> {
+        self.reject(header, reject::DATA_DIGEST, output);
+        match header.opcode() {
+            opcode::SCSI_COMMAND => {
+                if let Some(slot) = self.tasks.slot_of(header.task_tag()) {
+                    self.lose_data(slot);
+                }
+                self.finish_immediate_data(header, output);
+            }
+            opcode::DATA_OUT => {
+                if let Some(slot) = self.tasks.slot_of(header.task_tag()) {
+                    self.lose_data(slot);
+                }
+                self.finish_data_out(header, output)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Checks the command number (RFC 7143 §4.2.2.1). Outside the window: silently ignored. A gap
     /// inside it cannot close on the one connection of the session.
     fn admit(&mut self, header: &Header) -> Result<bool, Fatal> {
@@ -336,6 +361,7 @@ impl FullFeature {
             nexus: &self.nexus,
             portal: &self.portal,
             target_name: &self.target.config.name,
+            announced_out: task.expected_out,
         };
         command::plan(cdb, &context)
     }
@@ -399,7 +425,9 @@ impl FullFeature {
     /// Moves a task on that has its data, or needs none.
     fn advance(&mut self, slot: usize, output: &mut Vec<u8>) {
         let Some(task) = self.tasks.get_mut(slot) else { return };
-        if task.unsolicited_open {
+        // A host that owes data would take the answer for a new command's: it comes after the data.
+        let owes_data = matches!(task.stage, Stage::Answered(_)) && !task.transfers.is_empty();
+        if task.unsolicited_open || owes_data {
             return;
         }
         match &task.stage {
@@ -437,6 +465,7 @@ impl FullFeature {
             nexus: &self.nexus,
             portal: &self.portal,
             target_name: &self.target.config.name,
+            announced_out: data.len() as u32,
         };
         command::finish(then, data, &context)
     }

@@ -30,6 +30,7 @@ pub(crate) mod opcode {
 
 /// Reject reasons (§11.17.1).
 pub(crate) mod reject {
+    pub(crate) const DATA_DIGEST: u8 = 0x02;
     pub(crate) const PROTOCOL_ERROR: u8 = 0x04;
     pub(crate) const COMMAND_NOT_SUPPORTED: u8 = 0x05;
     pub(crate) const TOO_MANY_IMMEDIATE: u8 = 0x06;

@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::net::TcpListener;
 use std::sync::Arc;
 use voute_iscsi::{
-    AluaState, Authentication, Chap, Credential, Directory, HostView, LunView, Portal, PortalId, Target, TargetConfig,
-    TargetPortGroup, VolumeKey,
+    AluaState, Authentication, Chap, Credential, Directory, HostView, LunView, Portal, PortalId,
+    Target, TargetConfig, TargetPortGroup, VolumeKey,
 };
 
 const NAME: &str = "iqn.2026-01.dev.voute:ram";
@@ -72,7 +72,10 @@ fn options() -> anyhow::Result<Options> {
 }
 
 fn chap(text: &str) -> anyhow::Result<Authentication> {
-    let credential = |name: &str, secret: &str| Credential { name: name.into(), secret: secret.as_bytes().to_vec() };
+    let credential = |name: &str, secret: &str| Credential {
+        name: name.into(),
+        secret: secret.as_bytes().to_vec(),
+    };
     Ok(Authentication::Chap(match text.split(':').collect::<Vec<_>>()[..] {
         [name, secret] => Chap { host: credential(name, secret), target: None },
         [name, secret, target, other] => {
@@ -86,7 +89,8 @@ fn main() -> anyhow::Result<()> {
     let options = options()?;
     let blocks = (options.mib << 20) / options.block_size as usize;
     let volume = VolumeKey(1);
-    let disks: Disks = Arc::new(HashMap::from([(volume, Disk::new(options.block_size as usize, blocks))]));
+    let disks: Disks =
+        Arc::new(HashMap::from([(volume, Disk::new(options.block_size as usize, blocks))]));
     let ports: Vec<u16> = (1..=options.listen.len() as u16).collect();
     let portals = options.listen.iter().zip(&ports).map(|(address, port)| Portal {
         id: PortalId(*port),
@@ -124,9 +128,12 @@ fn main() -> anyhow::Result<()> {
     target.publish(Arc::new(directory));
     let mut threads = Vec::new();
     for (address, port) in options.listen.iter().zip(ports) {
-        let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        let listener =
+            TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let (target, disks) = (target.clone(), disks.clone());
-        threads.push(std::thread::spawn(move || server::serve(&listener, &target, PortalId(port), &disks)));
+        threads.push(std::thread::spawn(move || {
+            server::serve(&listener, &target, PortalId(port), &disks)
+        }));
     }
     for thread in threads {
         let _ = thread.join();

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use voute_buffer::Buffer;
 use voute_iscsi::{
-    AllocationExtent, BlockRange, Failure, Operation, Outcome, PortalId, Request, Target, TargetConnection, VolumeKey,
+    AllocationExtent, BlockRange, Failure, Operation, Outcome, PortalId, Request, Target,
+    TargetConnection, VolumeKey,
 };
 
 /// A volume in memory.
@@ -32,10 +33,12 @@ impl Disk {
     pub fn execute(&self, operation: Operation) -> Outcome {
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         match operation {
-            Operation::Read { lba, blocks: count } => match blocks.range(lba, count, self.block_size) {
-                Some(range) => Outcome::Data(Buffer::copy_of(&blocks.bytes[range])),
-                None => Outcome::Failed(Failure::OutOfRange),
-            },
+            Operation::Read { lba, blocks: count } => {
+                match blocks.range(lba, count, self.block_size) {
+                    Some(range) => Outcome::Data(Buffer::copy_of(&blocks.bytes[range])),
+                    None => Outcome::Failed(Failure::OutOfRange),
+                }
+            }
             Operation::Write { lba, data, .. } | Operation::WriteAndCompare { lba, data, .. } => {
                 blocks.write(lba, &data, self.block_size)
             }
@@ -45,7 +48,8 @@ impl Disk {
             }
             Operation::Deallocate { ranges } => {
                 for range in ranges {
-                    if let failed @ Outcome::Failed(_) = blocks.zero(range, false, self.block_size) {
+                    if let failed @ Outcome::Failed(_) = blocks.zero(range, false, self.block_size)
+                    {
                         return failed;
                     }
                 }
@@ -79,7 +83,9 @@ impl Blocks {
 
     fn write(&mut self, lba: u64, data: &[u8], size: usize) -> Outcome {
         let count = (data.len() / size) as u32;
-        let Some(range) = self.range(lba, count, size) else { return Outcome::Failed(Failure::OutOfRange) };
+        let Some(range) = self.range(lba, count, size) else {
+            return Outcome::Failed(Failure::OutOfRange);
+        };
         self.mapped[range.start / size..range.end / size].fill(true);
         self.bytes[range].copy_from_slice(data);
         Outcome::Done
@@ -114,7 +120,9 @@ impl Blocks {
             match extents.last_mut() {
                 Some(last) if last.mapped == mapped => last.blocks += 1,
                 Some(_) if is_full => break,
-                Some(_) | None => extents.push(AllocationExtent { lba: block as u64, blocks: 1, mapped }),
+                Some(_) | None => {
+                    extents.push(AllocationExtent { lba: block as u64, blocks: 1, mapped })
+                }
             }
         }
         Outcome::Allocation(extents)
@@ -134,22 +142,34 @@ pub fn serve(listener: &TcpListener, target: &Arc<Target>, portal: PortalId, dis
     }
 }
 
-fn serve_one(mut stream: TcpStream, target: Arc<Target>, portal: PortalId, disks: &Disks) -> std::io::Result<()> {
+fn serve_one(
+    mut stream: TcpStream,
+    target: Arc<Target>,
+    portal: PortalId,
+    disks: &Disks,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let started = Instant::now();
     let mut connection = TargetConnection::new(target, portal, Duration::ZERO);
     let mut bytes = vec![0; 256 << 10];
     while !connection.is_closing() {
-        let wait = connection.next_deadline().map(|deadline| deadline.saturating_sub(started.elapsed()));
+        let wait =
+            connection.next_deadline().map(|deadline| deadline.saturating_sub(started.elapsed()));
         if wait.is_some_and(|wait| wait.is_zero()) || !connection.wants_input() {
-            std::thread::sleep(if connection.wants_input() { Duration::ZERO } else { Duration::from_millis(1) });
+            std::thread::sleep(if connection.wants_input() {
+                Duration::ZERO
+            } else {
+                Duration::from_millis(1)
+            });
             connection.tick(started.elapsed());
         } else {
             stream.set_read_timeout(wait)?;
             match stream.read(&mut bytes) {
                 Ok(0) => break,
                 Ok(length) => connection.receive(&bytes[..length], started.elapsed()),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
                     connection.tick(started.elapsed());
                 }
                 Err(error) => {
@@ -167,7 +187,11 @@ fn serve_one(mut stream: TcpStream, target: Arc<Target>, portal: PortalId, disks
 }
 
 /// Carries out what is asked until nothing more is, sending along the way.
-fn pump(connection: &mut TargetConnection, stream: &mut TcpStream, disks: &Disks) -> std::io::Result<()> {
+fn pump(
+    connection: &mut TargetConnection,
+    stream: &mut TcpStream,
+    disks: &Disks,
+) -> std::io::Result<()> {
     loop {
         while let Some(Request { tag, volume, operation, .. }) = connection.next_request() {
             let outcome = match disks.get(&volume) {

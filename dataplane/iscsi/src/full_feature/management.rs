@@ -18,6 +18,7 @@ mod function {
     pub(super) const CLEAR_TASK_SET: u8 = 4;
     pub(super) const LOGICAL_UNIT_RESET: u8 = 5;
     pub(super) const WARM_RESET: u8 = 6;
+    pub(super) const COLD_RESET: u8 = 7;
     pub(super) const TASK_REASSIGN: u8 = 8;
 }
 
@@ -37,7 +38,12 @@ const PENDING_MAX: usize = 64;
 /// An answer that waits for requests to end.
 pub(super) enum PendingAnswer {
     /// To a task management request.
-    Management { task_tag: u32, token: Arc<()> },
+    Management {
+        task_tag: u32,
+        token: Arc<()>,
+        /// A cold reset ends the connection.
+        ends: bool,
+    },
     /// To PREEMPT AND ABORT.
     Command { slot_tag: Tag, token: Arc<()> },
     /// To a logout.
@@ -69,7 +75,8 @@ impl FullFeature {
                 self.reset_unit(volume, &token);
                 response::COMPLETE
             }
-            (function::WARM_RESET, _) => {
+            // Of the units that this host sees: others' are not its to reset.
+            (function::WARM_RESET | function::COLD_RESET, _) => {
                 let luns: Vec<u16> = self.units.numbers().collect();
                 for lun in luns {
                     if let Some(volume) = self.units.find(lun).map(|unit| unit.view.volume) {
@@ -86,7 +93,11 @@ impl FullFeature {
             _ => response::NOT_SUPPORTED,
         };
         if answer == response::COMPLETE {
-            self.pending.push(PendingAnswer::Management { task_tag: header.task_tag(), token });
+            self.pending.push(PendingAnswer::Management {
+                task_tag: header.task_tag(),
+                token,
+                ends: asked == function::COLD_RESET,
+            });
             self.answer_pending(output);
         } else {
             self.send_management(header.task_tag(), answer, output);
@@ -179,8 +190,11 @@ impl FullFeature {
         }
         for pending in std::mem::take(&mut self.pending) {
             match pending {
-                PendingAnswer::Management { task_tag, token } if Arc::strong_count(&token) == 1 => {
+                PendingAnswer::Management { task_tag, token, ends }
+                    if Arc::strong_count(&token) == 1 =>
+                {
                     self.send_management(task_tag, response::COMPLETE, output);
+                    self.is_over |= ends;
                 }
                 PendingAnswer::Command { slot_tag, token } if Arc::strong_count(&token) == 1 => {
                     if let Some(slot) = self.tasks.surfaced(slot_tag) {

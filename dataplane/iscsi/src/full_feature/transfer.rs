@@ -3,7 +3,8 @@
 use super::{FullFeature, HELD_BYTES_MAX};
 use crate::connection::{Fatal, Sink};
 use crate::pdu::{Header, RESERVED_TAG, opcode};
-use crate::task::{Stage, Transfer};
+use crate::scsi::{Sense, status};
+use crate::task::{Answer, Stage, Transfer};
 use voute_buffer::Buffer;
 
 impl FullFeature {
@@ -97,8 +98,18 @@ impl FullFeature {
         true
     }
 
-    /// Where a Data-Out's data goes. Data of a task that is gone is dropped; data out of order ends
-    /// the connection, as error recovery level 0 has it (§7.3).
+    /// Fails a task some of whose data is lost. The answer waits until the host has sent the rest.
+    pub(super) fn lose_data(&mut self, slot: usize) {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        if matches!(task.stage, Stage::Receiving { .. }) {
+            task.stage =
+                Stage::Answered(Answer::Status(status::CHECK_CONDITION, Some(Sense::DATA_LOST)));
+            task.buffer = None;
+        }
+    }
+
+    /// Where a Data-Out's data goes. Data of a task that is gone is dropped; data out of order means
+    /// that some was lost, which fails the task (§7.9); data beyond what was asked ends the connection.
     pub(super) fn begin_data_out(&mut self, header: &Header) -> Result<Sink, Fatal> {
         let Some(slot) = self.tasks.slot_of(header.task_tag()) else { return Ok(Sink::Ignore) };
         let first_burst = self.parameters.first_burst;
@@ -106,9 +117,11 @@ impl FullFeature {
         let Some(task) = self.tasks.get_mut(slot) else { return Ok(Sink::Ignore) };
         if header.transfer_tag() == RESERVED_TAG {
             let end = offset.checked_add(length).ok_or(Fatal::Protocol)?;
-            let in_order = offset == task.received && header.data_number() == task.data_number;
-            if !task.unsolicited_open || !in_order || end > first_burst.min(task.expected_out) {
+            if !task.unsolicited_open || end > first_burst.min(task.expected_out) {
                 return Err(Fatal::Protocol);
+            }
+            if offset != task.received || header.data_number() != task.data_number {
+                self.lose_data(slot);
             }
             return Ok(Sink::Task { slot, offset });
         }
@@ -119,10 +132,15 @@ impl FullFeature {
         if transfer.tag != header.transfer_tag() {
             return Ok(Sink::Ignore);
         }
-        let in_order = offset == transfer.offset + transfer.received
-            && header.data_number() == transfer.data_number;
-        if !in_order || length > transfer.length - transfer.received {
+        let end = u64::from(offset) + u64::from(length);
+        if offset < transfer.offset || end > u64::from(transfer.offset) + u64::from(transfer.length)
+        {
             return Err(Fatal::Protocol);
+        }
+        if offset != transfer.offset + transfer.received
+            || header.data_number() != transfer.data_number
+        {
+            self.lose_data(slot);
         }
         Ok(Sink::Task { slot, offset })
     }
@@ -136,18 +154,26 @@ impl FullFeature {
         let Some(task) = self.tasks.get_mut(slot) else { return Ok(()) };
         let length = header.data_length() as u32;
         if header.transfer_tag() == RESERVED_TAG {
-            task.received += length;
+            task.received = task.received.saturating_add(length);
             task.requested = task.received;
-            task.data_number += 1;
+            task.data_number = task.data_number.wrapping_add(1);
             if header.is_final() {
                 task.unsolicited_open = false;
                 self.advance(slot, output);
             }
             return Ok(());
         }
+        let has_failed = matches!(task.stage, Stage::Answered(_));
         let Some(transfer) = task.transfers.front_mut() else { return Ok(()) };
+        if has_failed {
+            if header.is_final() {
+                task.transfers.pop_front();
+                self.advance(slot, output);
+            }
+            return Ok(());
+        }
         transfer.received += length;
-        transfer.data_number += 1;
+        transfer.data_number = transfer.data_number.wrapping_add(1);
         let (is_whole, end) =
             (transfer.received == transfer.length, transfer.offset + transfer.length);
         if header.is_final() != is_whole {

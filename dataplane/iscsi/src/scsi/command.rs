@@ -27,6 +27,8 @@ pub(crate) struct Context<'a> {
     pub(crate) nexus: &'a Nexus,
     pub(crate) portal: &'a Portal,
     pub(crate) target_name: &'a str,
+    /// Bytes that the host announces to send.
+    pub(crate) announced_out: u32,
 }
 
 impl Context<'_> {
@@ -260,6 +262,12 @@ fn transfer(cdb: &Cdb, context: &Context<'_>) -> Result<(u64, u32, u32), Sense> 
     Ok((lba, blocks, blocks * context.view.block_size))
 }
 
+/// Whether the host announces just the data that the CDB asks for. Where a part of it, or of what it
+/// meant, would do harm.
+fn announced(length: u32, context: &Context<'_>) -> Result<(), Sense> {
+    if context.announced_out == length { Ok(()) } else { Err(Sense::INVALID_FIELD_IN_CDB) }
+}
+
 fn writable(context: &Context<'_>) -> Result<(), Sense> {
     if context.is_write_protected() { Err(Sense::WRITE_PROTECTED) } else { Ok(()) }
 }
@@ -364,14 +372,20 @@ fn write_same(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
         return Err(Sense::INVALID_FIELD_IN_CDB);
     }
     let (lba, blocks) = checked_range(cdb.range(), context)?;
-    // WSNZ.
-    if blocks == 0 || blocks > WRITE_SAME_BYTES_MAX / context.view.block_size {
+    // Zero blocks mean all to the end (WSNZ is zero), and may be too many as well.
+    let count = if blocks == 0 { context.view.blocks - lba } else { u64::from(blocks) };
+    if count > u64::from(WRITE_SAME_BYTES_MAX / context.view.block_size) {
         return Err(Sense::INVALID_FIELD_IN_CDB);
     }
     writable(context)?;
+    let blocks = count as u32;
+    if blocks == 0 {
+        return Ok(Plan::Good);
+    }
     if without_data {
         return Ok(submit(Operation::WriteZeroes { lba, blocks, deallocate }));
     }
+    announced(context.view.block_size, context)?;
     Ok(Plan::Take {
         length: context.view.block_size,
         then: Then::WriteSame { lba, blocks, deallocate },
@@ -424,12 +438,11 @@ fn compare_and_write(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
     }
     let (lba, blocks) = checked_range((cdb.u64_at(2), u32::from(cdb.0[13])), context)?;
     writable(context)?;
+    let length = 2 * blocks * context.view.block_size;
+    announced(length, context)?;
     Ok(match blocks {
         0 => Plan::Good,
-        _ => Plan::Take {
-            length: 2 * blocks * context.view.block_size,
-            then: Then::CompareAndWrite { lba, blocks },
-        },
+        _ => Plan::Take { length, then: Then::CompareAndWrite { lba, blocks } },
     })
 }
 

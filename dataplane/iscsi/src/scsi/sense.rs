@@ -59,6 +59,8 @@ impl Sense {
     pub(crate) const IN_TRANSITION: Sense = Sense::new(key::NOT_READY, 0x040a);
     pub(crate) const STANDBY: Sense = Sense::new(key::NOT_READY, 0x040b);
     pub(crate) const UNAVAILABLE: Sense = Sense::new(key::NOT_READY, 0x040c);
+    /// Protocol service CRC error: data was lost on the way (RFC 7143 §7.8, §7.9).
+    pub(crate) const DATA_LOST: Sense = Sense::new(key::ABORTED_COMMAND, 0x4705);
     pub(crate) const ABORTED: Sense = Sense::new(key::ABORTED_COMMAND, 0x0000);
 
     const fn new(key: u8, code: u16) -> Self {
