@@ -140,6 +140,8 @@ pub enum Mark {
     InSync {
         /// Written by this start of the owner on every leg; a clone or restored image has another.
         nonce: u64,
+        /// The one before that both legs had.
+        agreed: u64,
     },
 }
 
@@ -231,6 +233,8 @@ pub struct LegReport {
     pub map_since: Option<u64>,
     /// The nonce last written while in sync.
     pub nonce: u64,
+    /// The one before that both legs had.
+    pub agreed_nonce: u64,
     /// Whether any region of its map is dirty.
     pub dirty: bool,
 }

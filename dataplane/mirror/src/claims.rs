@@ -1,0 +1,123 @@
+//! Which requests on a volume must wait for which: one order of overlapping writes on all legs
+//! (rule 3).
+//!
+//! A read waits for a write in flight that it overlaps: what a host has read cannot be taken back.
+//! A write waits for writes and copies in flight, and for earlier ones that wait. A copy (resync,
+//! settling) waits for writes and they for it; reads pass it.
+
+use std::collections::VecDeque;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Claim {
+    Read,
+    Write,
+    Copy,
+}
+
+#[derive(Clone, Copy)]
+struct Range {
+    key: u64,
+    claim: Claim,
+    begin: u64,
+    end: u64,
+}
+
+impl Range {
+    fn blocks(&self, other: &Range) -> bool {
+        let overlaps = self.begin < other.end && other.begin < self.end;
+        let conflicts = match (self.claim, other.claim) {
+            (Claim::Write, _) => true,
+            (Claim::Copy, Claim::Write | Claim::Copy) => true,
+            (Claim::Copy, Claim::Read) | (Claim::Read, _) => false,
+        };
+        overlaps && conflicts
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Claims {
+    held: Vec<Range>,
+    waiting: VecDeque<Range>,
+}
+
+impl Claims {
+    /// Claims a range; returns whether it is held at once. If not, [`Claims::release`] tells when.
+    pub(crate) fn claim(&mut self, key: u64, claim: Claim, begin: u64, end: u64) -> bool {
+        let range = Range { key, claim, begin, end };
+        // A read need not wait for a write that has not been sent to any leg.
+        let behind =
+            claim != Claim::Read && self.waiting.iter().any(|earlier| earlier.blocks(&range));
+        if behind || self.held.iter().any(|held| held.blocks(&range)) {
+            self.waiting.push_back(range);
+            return false;
+        }
+        self.held.push(range);
+        true
+    }
+
+    /// Gives a claim (held or waiting) back; returns the keys of those that are held from now on.
+    pub(crate) fn release(&mut self, key: u64) -> Vec<u64> {
+        if let Some(index) = self.held.iter().position(|range| range.key == key) {
+            self.held.swap_remove(index);
+        } else {
+            self.waiting.retain(|range| range.key != key);
+        }
+        let mut woken = Vec::new();
+        let mut still: VecDeque<Range> = VecDeque::with_capacity(self.waiting.len());
+        for range in std::mem::take(&mut self.waiting) {
+            let behind =
+                range.claim != Claim::Read && still.iter().any(|earlier| earlier.blocks(&range));
+            if behind || self.held.iter().any(|held| held.blocks(&range)) {
+                still.push_back(range);
+            } else {
+                self.held.push(range);
+                woken.push(range.key);
+            }
+        }
+        self.waiting = still;
+        woken
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.held.len() + self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlapping_writes_go_in_order_of_arrival() {
+        let mut claims = Claims::default();
+        assert!(claims.claim(1, Claim::Write, 0, 8));
+        assert!(!claims.claim(2, Claim::Write, 4, 12));
+        assert!(!claims.claim(3, Claim::Write, 10, 20), "it overlaps one that waits");
+        assert!(claims.claim(4, Claim::Write, 20, 30));
+        assert_eq!(claims.release(1), vec![2]);
+        assert_eq!(claims.release(2), vec![3]);
+        assert_eq!(claims.release(4), Vec::<u64>::new());
+        assert_eq!(claims.release(3), Vec::<u64>::new());
+        assert_eq!(claims.len(), 0);
+    }
+
+    #[test]
+    fn a_read_waits_for_a_write_in_flight_only() {
+        let mut claims = Claims::default();
+        assert!(claims.claim(1, Claim::Write, 0, 8));
+        assert!(!claims.claim(2, Claim::Read, 7, 9));
+        assert!(claims.claim(3, Claim::Read, 8, 16));
+        assert!(claims.claim(4, Claim::Write, 9, 16), "a write does not wait for reads");
+        assert_eq!(claims.release(1), vec![2]);
+    }
+
+    #[test]
+    fn a_copy_orders_with_writes_and_lets_reads_pass() {
+        let mut claims = Claims::default();
+        assert!(claims.claim(1, Claim::Copy, 0, 100));
+        assert!(claims.claim(2, Claim::Read, 0, 10));
+        assert!(!claims.claim(3, Claim::Write, 0, 10));
+        assert!(!claims.claim(4, Claim::Copy, 50, 60));
+        assert_eq!(claims.release(1), vec![3, 4]);
+    }
+}

@@ -1,0 +1,164 @@
+//! What a leg says of itself on its device: enough to rebuild an inventory from devices alone.
+//!
+//! Two copies of 4096 bytes, written in turn: magic `VOUTELEG`, version, length, CRC-32C, then the
+//! fields in postcard.
+
+use serde::{Deserialize, Serialize};
+use voute_schemas::{ClusterId, GroupId, LegId, Token, VolumeId};
+
+/// Size of one copy, bytes.
+pub(crate) const HEADER_BYTES: usize = 4096;
+/// Both copies.
+pub(crate) const HEADER_AREA_BYTES: u64 = 2 * HEADER_BYTES as u64;
+const MAGIC: &[u8; 8] = b"VOUTELEG";
+const VERSION: u32 = 1;
+const FIELDS_AT: usize = 20;
+
+/// The fields of a leg's header.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Header {
+    /// Rises with each write; chooses the copy.
+    pub generation: u64,
+    /// Cluster.
+    pub cluster: ClusterId,
+    /// Group.
+    pub group: GroupId,
+    /// Volume.
+    pub volume: VolumeId,
+    /// Leg.
+    pub leg: LegId,
+    /// Size of the volume, bytes.
+    pub size_bytes: u64,
+    /// Logical block, bytes.
+    pub block_bytes: u32,
+    /// Region of the maps, bytes.
+    pub region_bytes: u64,
+    /// Map pages that exist.
+    pub pages: u64,
+    /// The highest token that the leg accepted.
+    pub token: Token,
+    /// Whether its content is whole; not while a resync overwrites it.
+    pub consistent: bool,
+    /// As the owner's leg: the log was asked to take the peer in, and may have done so.
+    pub joining: bool,
+    /// Number of the commit since which the dirty map is complete; `None`: it cannot be used.
+    pub map_since: Option<u64>,
+    /// Written by the last start of an owner that reached this leg.
+    pub nonce: u64,
+    /// The last one before that which both legs had.
+    pub agreed_nonce: u64,
+}
+
+impl Header {
+    /// Writes one copy.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let fields = postcard::to_stdvec(self).expect("headers have no unserialisable field");
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(
+            &u32::try_from(fields.len()).expect("a header is short").to_le_bytes(),
+        );
+        bytes[16..20].copy_from_slice(&crc32c(&fields).to_le_bytes());
+        bytes[FIELDS_AT..FIELDS_AT + fields.len()].copy_from_slice(&fields);
+        bytes
+    }
+
+    /// Reads one copy; `None` if there is none, or a damaged one.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Header> {
+        let word = |at: usize| {
+            bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes)
+        };
+        if bytes.get(0..8)? != MAGIC || word(8)? != VERSION {
+            return None;
+        }
+        let fields = bytes.get(FIELDS_AT..FIELDS_AT.checked_add(word(12)? as usize)?)?;
+        if crc32c(fields) != word(16)? {
+            return None;
+        }
+        postcard::from_bytes(fields).ok()
+    }
+
+    /// The newer of the copies in a header area that belongs to this leg.
+    #[must_use]
+    pub fn newest(area: &[u8], leg: LegId) -> Option<Header> {
+        let copies = area.chunks_exact(HEADER_BYTES).filter_map(Header::decode);
+        copies.filter(|header| header.leg == leg).max_by_key(|header| header.generation)
+    }
+
+    /// Where the copy of this generation lies, bytes from the leg's begin.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.generation % 2 * HEADER_BYTES as u64
+    }
+}
+
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes))
+        .expect("a 32-bit checksum")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use voute_schemas::{Epoch, Hash, Sequence};
+
+    fn header(generation: u64) -> Header {
+        Header {
+            generation,
+            cluster: "018f2b6e-0000-7000-8000-000000000001".parse().unwrap(),
+            group: "018f2b6e-0000-7000-8000-000000000002".parse().unwrap(),
+            volume: "018f2b6e-0000-7000-8000-000000000003".parse().unwrap(),
+            leg: "018f2b6e-0000-7000-8000-000000000004".parse().unwrap(),
+            size_bytes: 1 << 30,
+            block_bytes: 512,
+            region_bytes: 1 << 20,
+            pages: 1,
+            token: Token {
+                epoch: Epoch { sequence: Sequence(7), hash: Hash([9; 32]) },
+                incarnation: 3,
+                session: 4,
+            },
+            consistent: true,
+            joining: false,
+            map_since: Some(7),
+            nonce: 11,
+            agreed_nonce: 10,
+        }
+    }
+
+    #[test]
+    fn the_newer_sound_copy_is_taken() {
+        let mut area = [0; HEADER_AREA_BYTES as usize];
+        let leg = header(1).leg;
+        assert_eq!(Header::newest(&area, leg), None);
+        for generation in [4, 5] {
+            let at = header(generation).offset() as usize;
+            area[at..at + HEADER_BYTES].copy_from_slice(&header(generation).encode());
+        }
+        assert_eq!(Header::newest(&area, leg), Some(header(5)));
+        area[HEADER_BYTES + 30] ^= 1;
+        assert_eq!(Header::newest(&area, leg), Some(header(4)));
+        assert_eq!(Header::newest(&area, LegId::generate()), None);
+    }
+
+    #[test]
+    fn the_header_format_is_golden() {
+        let bytes = header(5).encode();
+        assert_eq!(&bytes[..12], b"VOUTELEG\x01\0\0\0");
+        assert_eq!(
+            voute_schemas::Hash::of(&bytes).to_string(),
+            "a6370e71a34cfa9600859a349d6c19b910b5e091b854be99c7a2cb084804c64d"
+        );
+    }
+
+    #[test]
+    fn truncated_headers_are_none() {
+        let bytes = header(5).encode();
+        for length in 0..200 {
+            assert_eq!(Header::decode(&bytes[..length.min(FIELDS_AT + 10)]), None);
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! The owner of a group: serves hosts and keeps the legs equal.
+//!
+//! ```text
+//!            spec: mine                     opened
+//!  (none) ─────────────► Opening ────────────────────► Serving ◄──────┐
+//!                           ▲                             │ new epoch │ legs barred anew
+//!                           │ own leg back                ▼           │
+//!                        Stopped ◄── own leg fails ── Rebarring ──────┘
+//!  any ── spec: another's ──► (none): every request gets a path error
+//! ```
+//!
+//! Opening (rules 6 and 9): take the new token at the own legs; at the peer, if it is in sync, take
+//! the token and fetch its map; if alone, have the log confirm the ownership and wait until grants
+//! to an old owner have run out. Then serve; regions of either map are settled from the own leg
+//! before they are read or written.
+//!
+//! While the outcome of a commit that it asked for is unknown, the owner obeys both configurations
+//! (rule 5): a peer that it asked to detach still counts until an epoch without it is effective, and
+//! one that it asked to take in counts from the asking on.
+
+use crate::action::{Access, Action, HostOutcome};
+use crate::copy::Copier;
+use crate::keeper::{Client, Keeper, LegFault};
+use crate::lease::{Grants, Lease};
+use crate::link::Bar;
+use crate::out::Out;
+use crate::peer::{Peer, Role};
+use crate::pending::Pending;
+use crate::work::{VolumeState, Work};
+use std::collections::HashMap;
+use std::time::Duration;
+use voute_schemas::command::Escalation;
+use voute_schemas::contract::{GroupRole, GroupSpec, OpeningReport, ResyncProgress};
+use voute_schemas::times::Times;
+use voute_schemas::{Epoch, GroupId, NodeId, Token};
+
+/// What a call of the owner to its own keeper was for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OwnerCall {
+    Bar,
+    Work(u64),
+    Intent(u64),
+    Copy(u64),
+    Mark,
+    Joining,
+}
+
+/// What a request of the owner to its peer was for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LinkPurpose {
+    Bar { session: u64 },
+    Map { volume: usize },
+    MarkInconsistent,
+    MarkInSync,
+    Work(u64),
+    PeerRead(u64),
+    Copy(u64),
+}
+
+/// What the machines of a group need from outside it.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Duration,
+    pub(crate) me: NodeId,
+    pub(crate) incarnation: u64,
+    pub(crate) times: &'a Times,
+    pub(crate) leases: &'a mut HashMap<NodeId, Lease>,
+    pub(crate) grants: &'a mut Grants,
+    pub(crate) out: &'a mut Out,
+}
+
+impl Context<'_> {
+    pub(crate) fn channel_is_up(&self, peer: NodeId) -> bool {
+        self.leases.get(&peer).is_some_and(|lease| lease.up)
+    }
+
+    pub(crate) fn after_ms(&self, milliseconds: u64) -> Duration {
+        self.now + Duration::from_millis(milliseconds)
+    }
+
+    pub(crate) fn escalate(&mut self, escalation: Escalation) {
+        self.out.actions.push_back(Action::Escalate(escalation));
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    Opening,
+    Serving,
+    Rebarring,
+    /// The own leg cannot be used.
+    Stopped,
+}
+
+/// Whether an effect was asked for, and when again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Asked {
+    at: Option<Duration>,
+}
+
+impl Asked {
+    /// Whether to ask now; notes that it was done.
+    pub(crate) fn again(&mut self, now: Duration, every_ms: u64) -> bool {
+        let due = self.at.is_none_or(|at| at + Duration::from_millis(every_ms) <= now);
+        if due {
+            self.at = Some(now);
+        }
+        due
+    }
+
+    pub(crate) fn is_asked(self) -> bool {
+        self.at.is_some()
+    }
+}
+
+pub(crate) struct Owner {
+    pub(crate) group: GroupId,
+    pub(crate) epoch: Epoch,
+    pub(crate) stage: Stage,
+    began: Duration,
+    confirmed: bool,
+    confirm: Asked,
+    hand_over: Asked,
+    pub(crate) bar: Option<Bar>,
+    barring: bool,
+    lease_wait: Option<Duration>,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) copier: Option<Copier>,
+    pub(crate) volumes: Vec<VolumeState>,
+    pub(crate) works: Pending<Work>,
+    /// Claims granted while something else was being done.
+    pub(crate) woken: Vec<u64>,
+    pub(crate) settle_own_map: bool,
+    access: Option<Access>,
+    pub(crate) last_io: Option<Duration>,
+    barred_ms: u64,
+    lease_wait_ms: u64,
+    report: Option<OpeningReport>,
+}
+
+impl Owner {
+    pub(crate) fn new(spec: &GroupSpec, me: NodeId, now: Duration) -> Self {
+        Owner {
+            group: spec.group,
+            epoch: spec.epoch,
+            stage: Stage::Opening,
+            began: now,
+            confirmed: false,
+            confirm: Asked::default(),
+            hand_over: Asked::default(),
+            bar: None,
+            barring: false,
+            lease_wait: None,
+            peer: Peer::of(spec, me, now),
+            copier: None,
+            volumes: spec.volumes.iter().map(VolumeState::new).collect(),
+            works: Pending::new(),
+            woken: Vec::new(),
+            settle_own_map: false,
+            access: None,
+            last_io: None,
+            barred_ms: 0,
+            lease_wait_ms: 0,
+            report: None,
+        }
+    }
+
+    /// Follows a newer spec that still names this node as owner.
+    pub(crate) fn apply(
+        &mut self,
+        spec: &GroupSpec,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        for (state, volume) in self.volumes.iter_mut().zip(&spec.volumes) {
+            state.spec = volume.clone();
+        }
+        self.volumes.truncate(spec.volumes.len());
+        for volume in spec.volumes.iter().skip(self.volumes.len()) {
+            self.volumes.push(VolumeState::new(volume));
+        }
+        let wanted = Peer::of(spec, context.me, context.now);
+        if self.peer.as_ref().map(|peer| peer.node) != wanted.as_ref().map(|peer| peer.node) {
+            self.drop_copier();
+            self.forget_peer_in_works();
+            self.peer = wanted;
+        } else if spec.epoch.sequence > self.epoch.sequence {
+            self.reconfigure_peer(wanted.is_some_and(|peer| peer.is_in_sync()), keeper, context);
+        }
+        if let Some(peer) = &mut self.peer {
+            peer.follow(spec);
+        }
+        if spec.epoch.sequence > self.epoch.sequence {
+            self.epoch = spec.epoch;
+            self.bar = None;
+            self.barring = false;
+            self.confirm = Asked::default();
+            self.confirmed = false;
+            self.hand_over = Asked::default();
+            if self.stage == Stage::Serving {
+                self.stage = Stage::Rebarring;
+            }
+        }
+        self.drive(keeper, context);
+    }
+
+    /// Another node owns: every request gets a path error, and the map of the own leg says exactly
+    /// what the peer may lack.
+    pub(crate) fn step_down(mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        if self.peer.as_ref().is_some_and(Peer::is_in_sync) && self.stage != Stage::Opening {
+            for volume in &self.volumes {
+                keeper.clear_dirty(volume.spec.number, &volume.clean_regions(), context.out);
+            }
+        }
+        for key in self.works.keys() {
+            self.answer(key, HostOutcome::PathError, context);
+        }
+        self.tell(Access::Inaccessible, context);
+    }
+
+    pub(crate) fn tell(&mut self, access: Access, context: &mut Context<'_>) {
+        if self.access != Some(access) {
+            self.access = Some(access);
+            context.out.actions.push_back(Action::AccessChanged { group: self.group, access });
+        }
+    }
+
+    /// Does whatever can be done now.
+    pub(crate) fn drive(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        match keeper.usable() {
+            Ok(()) if keeper.is_consistent() => {
+                if self.stage == Stage::Stopped {
+                    self.reopen(context);
+                }
+            }
+            Ok(()) => self.give_up("its leg is not consistent", context),
+            Err(LegFault::NotYet) => {}
+            Err(_) => self.give_up("its leg cannot be used", context),
+        }
+        match self.stage {
+            Stage::Opening | Stage::Rebarring => self.drive_opening(keeper, context),
+            Stage::Serving => {
+                self.drive_peer(keeper, context);
+                self.drive_copier(keeper, context);
+            }
+            Stage::Stopped => {}
+        }
+    }
+
+    fn reopen(&mut self, context: &mut Context<'_>) {
+        self.stage = Stage::Opening;
+        self.began = context.now;
+        self.bar = None;
+        self.barring = false;
+        self.confirmed = false;
+        if let Some(peer) = &mut self.peer {
+            peer.lose_bar();
+        }
+    }
+
+    /// The own leg failed: let the other in-sync side own.
+    pub(crate) fn give_up(&mut self, cause: &str, context: &mut Context<'_>) {
+        let other_can = self.peer.as_ref().is_some_and(Peer::is_in_sync);
+        if other_can && self.hand_over.again(context.now, context.times.escalation_retry_ms) {
+            context.escalate(Escalation::HandOver {
+                group: self.group,
+                epoch: self.epoch,
+                cause: cause.to_owned(),
+            });
+        }
+        self.stage = Stage::Stopped;
+        self.tell(if other_can { Access::Transition } else { Access::Inaccessible }, context);
+    }
+
+    fn drive_opening(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        if self.stage == Stage::Opening {
+            self.tell(Access::Transition, context);
+        }
+        if keeper.usable().is_err() {
+            return;
+        }
+        if keeper.is_joining() {
+            if let Some(peer) = &mut self.peer {
+                peer.resume_joining();
+            }
+        }
+        if self.bar.is_none() && !self.barring {
+            self.barring = true;
+            // From here on no reply to a grant leaves this node without naming the group.
+            context.grants.revoke(self.group);
+            let token = Token {
+                epoch: self.epoch,
+                incarnation: context.incarnation,
+                session: context.out.next_session(),
+            };
+            keeper.bar(token, context.me, Client::Owner(OwnerCall::Bar), context.out);
+        }
+        self.drive_peer(keeper, context);
+        let peer_ready = self.peer.as_ref().is_none_or(|peer| !peer.counts() || peer.is_ready());
+        if self.bar.is_some() && peer_ready && self.may_start(context) {
+            self.serve(keeper, context);
+        }
+    }
+
+    /// Rules 6, 7 and 9 for an owner that starts; one that continues may at once.
+    fn may_start(&mut self, context: &mut Context<'_>) -> bool {
+        if self.stage == Stage::Rebarring {
+            return true;
+        }
+        let alone = self.peer.as_ref().is_none_or(|peer| !peer.counts());
+        if !alone {
+            return true;
+        }
+        if !self.confirmed && self.confirm.again(context.now, context.times.escalation_retry_ms) {
+            context.escalate(Escalation::ConfirmOwner {
+                group: self.group,
+                epoch: self.epoch,
+                incarnation: context.incarnation,
+            });
+        }
+        let lapsed = self.lease_wait.is_none_or(|until| until <= context.now);
+        self.confirmed && lapsed
+    }
+
+    /// The own keeper took the token, or not.
+    pub(crate) fn barred(
+        &mut self,
+        result: Result<Bar, LegFault>,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let expected = keeper.held().epoch == self.epoch;
+        self.barring = false;
+        match result {
+            Ok(bar) if expected => {
+                self.bar = Some(bar);
+                self.barred_ms = self.elapsed_ms(context.now);
+                let old_owner =
+                    self.peer.as_ref().filter(|peer| !peer.counts()).map(|peer| peer.node);
+                self.lease_wait = old_owner.map(|node| context.grants.run_out(node, context.times));
+                self.lease_wait_ms =
+                    self.lease_wait.map_or(0, |until| to_ms(until.saturating_sub(context.now)));
+            }
+            // Replaced by a newer epoch's, or the leg failed: `drive` asks again or gives up.
+            Ok(_) | Err(_) => {}
+        }
+        self.drive(keeper, context);
+    }
+
+    pub(crate) fn confirmed(
+        &mut self,
+        incarnation: u64,
+        epoch: Epoch,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        if epoch == self.epoch && incarnation == context.incarnation {
+            self.confirmed = true;
+            self.drive(keeper, context);
+        }
+    }
+
+    fn serve(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        if self.stage == Stage::Opening {
+            self.report = Some(OpeningReport {
+                barred_ms: self.barred_ms,
+                lease_wait_ms: self.lease_wait_ms,
+                serving_ms: self.elapsed_ms(context.now),
+                first_io_ms: None,
+            });
+        }
+        self.stage = Stage::Serving;
+        self.tell(Access::Optimized, context);
+        self.peer_opened(keeper, context);
+        self.drive_peer(keeper, context);
+        self.retry_works(keeper, context);
+        self.drive_copier(keeper, context);
+    }
+
+    /// Notes that a request of a host was answered well.
+    pub(crate) fn served_one(&mut self, now: Duration) {
+        self.last_io = Some(now);
+        let elapsed = self.elapsed_ms(now);
+        if let Some(report) = &mut self.report {
+            report.first_io_ms.get_or_insert(elapsed);
+        }
+    }
+
+    fn elapsed_ms(&self, now: Duration) -> u64 {
+        to_ms(now.saturating_sub(self.began))
+    }
+
+    /// Times that pass: deadlines of the peer, of held requests, of leases.
+    pub(crate) fn tick(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        self.check_peer_deadlines(context);
+        self.check_held(context);
+        self.drive(keeper, context);
+        self.retry_works(keeper, context);
+    }
+
+    pub(crate) fn next_deadline(&self, context_now: Duration) -> Option<Duration> {
+        let busy = self.stage != Stage::Serving
+            || self.works.len() > 0
+            || self.peer.as_ref().is_some_and(Peer::is_busy)
+            || self.copier.is_some();
+        let soon = busy.then(|| context_now + Duration::from_millis(20));
+        let wait =
+            self.lease_wait.filter(|until| self.stage == Stage::Opening && *until > context_now);
+        let retry =
+            self.peer.as_ref().and_then(|peer| peer.retry_at).filter(|at| *at > context_now);
+        [soon, wait, retry].into_iter().flatten().min()
+    }
+
+    // --- what others see
+
+    pub(crate) fn role(&self) -> GroupRole {
+        match self.stage {
+            Stage::Opening => GroupRole::Opening,
+            Stage::Rebarring => GroupRole::Holding,
+            Stage::Serving if self.peer.as_ref().is_some_and(Peer::is_leaving) => {
+                GroupRole::Holding
+            }
+            Stage::Serving => GroupRole::Serving,
+            Stage::Stopped => GroupRole::Stopped,
+        }
+    }
+
+    pub(crate) fn opening(&self) -> Option<OpeningReport> {
+        self.report
+    }
+
+    pub(crate) fn resync(&self) -> Option<ResyncProgress> {
+        let peer = self
+            .peer
+            .as_ref()
+            .filter(|peer| matches!(peer.role, Role::Resync | Role::Joining { .. }))?;
+        self.copier.as_ref().map(|copier| copier.progress(peer.site))
+    }
+}
+
+pub(crate) fn to_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

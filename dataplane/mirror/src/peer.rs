@@ -1,0 +1,692 @@
+//! How an owner stands with the other side of its group.
+//!
+//! ```text
+//!  Away ──channel up──► Resync: bar, fetch maps, mark inconsistent, copy ──► Joining ──epoch──► InSync
+//!   ▲                     │ any failure                                       (counts)            │
+//!   └─────────────────────┴──────────────────────── epoch without it ◄──── asked to detach ◄─────┘
+//! ```
+
+use crate::copy::{Copier, Purpose};
+use crate::keeper::{Client, Keeper};
+use crate::link::{
+    Bar, Control, ControlReply, LegReport, LinkRefusal, LinkReply, LinkRequest, Mark,
+};
+use crate::out::LinkClient;
+use crate::owner::{Asked, Context, LinkPurpose, Owner, OwnerCall, Stage};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use voute_schemas::command::Escalation;
+use voute_schemas::contract::GroupSpec;
+use voute_schemas::event::{DetachCause, ResyncEvidence};
+use voute_schemas::{Hash, NodeId, SiteId, Token};
+
+/// After a refusal or a failed resync, the peer is tried again so much later.
+const RETRY_MS: u64 = 50;
+const RESYNC_RETRY_MS: u64 = 500;
+/// How long a lost channel may take to come back before the peer is to be detached.
+const RECONNECT_MS: u64 = 1_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// Not in sync, nothing is being done.
+    Away,
+    /// Not in sync, being copied to.
+    Resync,
+    /// The log was asked to take it in: counts from then on.
+    Joining { asked: Asked },
+    /// Counts.
+    InSync,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Idle,
+    Barring,
+    Fetching,
+    Marking,
+    Ready,
+}
+
+pub(crate) struct Peer {
+    pub(crate) node: NodeId,
+    pub(crate) site: SiteId,
+    pub(crate) role: Role,
+    step: Step,
+    bar: Option<(Bar, u64)>,
+    reports: Vec<LegReport>,
+    /// Regions of the peer's maps, per volume; `None`: all.
+    fetched: Vec<Option<BTreeSet<u64>>>,
+    pub(crate) retry_at: Option<Duration>,
+    down_since: Option<Duration>,
+    opening_since: Duration,
+    leaving: Option<(DetachCause, Asked)>,
+    /// The state that both legs are equal is to be written down.
+    mark_wanted: bool,
+    marking: Option<(bool, bool)>,
+    last_common: u64,
+}
+
+impl Peer {
+    /// The other side of a group, if it has one whose legs are formatted.
+    pub(crate) fn of(spec: &GroupSpec, me: NodeId, now: Duration) -> Option<Peer> {
+        let side = spec.sides.iter().find(|side| side.node != me)?;
+        Some(Peer {
+            node: side.node,
+            site: side.site,
+            role: if side.in_sync { Role::InSync } else { Role::Away },
+            step: Step::Idle,
+            bar: None,
+            reports: Vec::new(),
+            fetched: Vec::new(),
+            retry_at: None,
+            down_since: None,
+            opening_since: now,
+            leaving: None,
+            mark_wanted: side.in_sync,
+            marking: None,
+            last_common: spec.last_common.sequence.0,
+        })
+    }
+
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.role == Role::InSync
+    }
+
+    /// Whether its acknowledgement and lease are needed.
+    pub(crate) fn counts(&self) -> bool {
+        matches!(self.role, Role::InSync | Role::Joining { .. })
+    }
+
+    /// Whether writes go to it.
+    pub(crate) fn takes_writes(&self) -> bool {
+        match self.role {
+            Role::Away => false,
+            // Until its maps are fetched and it is marked, nothing may be written to it.
+            Role::Resync => self.step == Step::Ready,
+            Role::InSync | Role::Joining { .. } => true,
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.step == Step::Ready && self.bar.is_some()
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_leaving()
+            || !matches!(self.step, Step::Idle | Step::Ready)
+            || self.counts() && self.bar.is_none()
+            || matches!(self.role, Role::Joining { .. })
+    }
+
+    pub(crate) fn bar(&self) -> Option<Bar> {
+        if self.step == Step::Ready { self.bar.map(|(bar, _)| bar) } else { None }
+    }
+
+    pub(crate) fn session(&self) -> Option<u64> {
+        self.bar.map(|(_, session)| session)
+    }
+
+    /// An earlier process of this owner asked the log to take the peer in and did not live to learn
+    /// the answer: the peer counts until there is one.
+    pub(crate) fn resume_joining(&mut self) {
+        if self.role == Role::Away {
+            self.role = Role::Joining { asked: Asked::default() };
+        }
+    }
+
+    pub(crate) fn follow(&mut self, spec: &GroupSpec) {
+        self.last_common = spec.last_common.sequence.0;
+    }
+
+    pub(crate) fn lose_bar(&mut self) {
+        self.bar = None;
+        self.step = Step::Idle;
+        self.marking = None;
+    }
+}
+
+impl Owner {
+    /// A newer epoch says whether the peer is in sync.
+    pub(crate) fn reconfigure_peer(
+        &mut self,
+        in_sync: bool,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let Some(peer) = &mut self.peer else { return };
+        peer.lose_bar();
+        peer.leaving = None;
+        peer.opening_since = context.now;
+        peer.down_since = None;
+        match (peer.role, in_sync) {
+            (Role::InSync, true) => {}
+            (Role::Joining { .. }, true) => {
+                peer.role = Role::InSync;
+                peer.mark_wanted = true;
+                self.copier = None;
+            }
+            (Role::Away | Role::Resync, true) => {
+                // The log took it in although this process did not ask: an earlier one did. It was
+                // equal then; whatever was written since is in our map, and is settled on opening.
+                peer.role = Role::InSync;
+                peer.mark_wanted = true;
+                self.drop_copier();
+                self.settle_own_map = true;
+            }
+            (Role::Joining { .. }, false) => {
+                keeper.mark_joining(false, Client::Owner(OwnerCall::Joining), context.out);
+                self.peer_left(context);
+            }
+            (Role::Away | Role::Resync | Role::InSync, false) => self.peer_left(context),
+        }
+    }
+
+    /// The peer does not count any more: what waited only for it is done.
+    fn peer_left(&mut self, context: &mut Context<'_>) {
+        self.drop_copier();
+        if let Some(peer) = &mut self.peer {
+            peer.role = Role::Away;
+            peer.lose_bar();
+            peer.mark_wanted = false;
+            peer.retry_at = Some(context.after_ms(RESYNC_RETRY_MS));
+        }
+        for volume in &mut self.volumes {
+            volume.unsettled.clear();
+        }
+        self.forget_peer_in_works();
+    }
+
+    pub(crate) fn drive_peer(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let serving = self.stage == Stage::Serving;
+        let Some(peer) = &mut self.peer else { return };
+        if !context.channel_is_up(peer.node) {
+            if peer.counts() && peer.down_since.is_none() {
+                peer.down_since = Some(context.now);
+            }
+            return;
+        }
+        peer.down_since = None;
+        if peer.retry_at.is_some_and(|at| at > context.now)
+            || self.bar.is_none() && self.stage == Stage::Serving
+        {
+            return;
+        }
+        match (peer.role, peer.step) {
+            (Role::Away, _) if serving => {
+                peer.role = Role::Resync;
+                self.send_bar(context);
+            }
+            (Role::InSync | Role::Joining { .. } | Role::Resync, Step::Idle) => {
+                self.send_bar(context)
+            }
+            (Role::InSync, Step::Ready) => self.drive_mark(keeper, context),
+            (Role::Joining { .. }, Step::Ready) => self.ask_join(context),
+            _ => {}
+        }
+    }
+
+    fn send_bar(&mut self, context: &mut Context<'_>) {
+        let session = context.out.next_session();
+        let token = Token { epoch: self.epoch, incarnation: context.incarnation, session };
+        let Some(peer) = &mut self.peer else { return };
+        peer.step = Step::Barring;
+        peer.bar = None;
+        let request = LinkRequest::Control(Control::Bar { group: self.group, token });
+        context.out.link(
+            LinkClient::Owner(self.group, LinkPurpose::Bar { session }),
+            peer.node,
+            request,
+        );
+    }
+
+    pub(crate) fn peer_barred(
+        &mut self,
+        reply: ControlReply,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let stage = self.stage;
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.step == Step::Barring) else {
+            return;
+        };
+        match reply {
+            ControlReply::Barred { bar, session, legs } => {
+                peer.bar = Some((bar, session));
+                peer.reports = legs;
+                let fetch = peer.role == Role::Resync || stage == Stage::Opening;
+                if fetch {
+                    peer.step = Step::Fetching;
+                    peer.fetched = Vec::new();
+                    self.fetch_map(0, 0, context);
+                } else {
+                    peer.step = Step::Ready;
+                    self.retry_works(keeper, context);
+                }
+                self.drive(keeper, context);
+            }
+            ControlReply::Refused(refusal) => self.peer_refused(refusal, context),
+            _ => self.peer_refused(LinkRefusal::Invalid, context),
+        }
+    }
+
+    /// The peer refused; what that means depends on why.
+    pub(crate) fn peer_refused(&mut self, refusal: LinkRefusal, context: &mut Context<'_>) {
+        let Some(peer) = &mut self.peer else { return };
+        let cause = match refusal {
+            LinkRefusal::ContentLost => Some(DetachCause::ContentLost),
+            LinkRefusal::Failed | LinkRefusal::Medium => {
+                Some(DetachCause::DeviceError { detail: refusal.to_string() })
+            }
+            LinkRefusal::Stale
+            | LinkRefusal::NotYet
+            | LinkRefusal::Unknown
+            | LinkRefusal::Invalid
+            | LinkRefusal::NotAuthenticated => None,
+        };
+        if peer.role == Role::Resync {
+            if cause == Some(DetachCause::ContentLost) {
+                // It is not in sync, so nothing is lost by saying so; its node may format it anew.
+                context.escalate(Escalation::DetachSide {
+                    group: self.group,
+                    epoch: self.epoch,
+                    site: peer.site,
+                    cause: DetachCause::ContentLost,
+                });
+            }
+            return self.abort_resync(context);
+        }
+        peer.lose_bar();
+        peer.retry_at = Some(context.after_ms(RETRY_MS));
+        if let Some(cause) = cause {
+            self.detach_peer(cause, context);
+        }
+    }
+
+    /// Asks the log to take the peer out; until it did, the peer counts.
+    pub(crate) fn detach_peer(&mut self, cause: DetachCause, context: &mut Context<'_>) {
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.role == Role::InSync) else {
+            return;
+        };
+        let (cause, asked) = peer.leaving.get_or_insert((cause, Asked::default()));
+        if asked.again(context.now, context.times.escalation_retry_ms) {
+            let cause = cause.clone();
+            let site = peer.site;
+            context.escalate(Escalation::DetachSide {
+                group: self.group,
+                epoch: self.epoch,
+                site,
+                cause,
+            });
+        }
+    }
+
+    pub(crate) fn check_peer_deadlines(&mut self, context: &mut Context<'_>) {
+        let Some(peer) = &self.peer else { return };
+        if peer.role == Role::InSync && keeper_may_detach(self.stage) {
+            let opening = self.stage == Stage::Opening && peer.step != Step::Ready;
+            let late = opening
+                && peer.opening_since + Duration::from_millis(context.times.opening_deadline_ms)
+                    <= context.now;
+            let gone = self.stage != Stage::Opening
+                && peer.down_since.is_some_and(|since| {
+                    since + Duration::from_millis(RECONNECT_MS) <= context.now
+                });
+            if late || gone || peer.leaving.is_some() || self.oldest_unanswered(context) {
+                self.detach_peer(DetachCause::Unreachable, context);
+            }
+        }
+    }
+
+    pub(crate) fn channel_changed(
+        &mut self,
+        node: NodeId,
+        up: bool,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.node == node) else { return };
+        peer.lose_bar();
+        if up {
+            peer.retry_at = None;
+        }
+        match peer.role {
+            Role::Resync => self.abort_resync(context),
+            Role::Joining { .. } | Role::InSync => self.unsend_works(),
+            Role::Away => {}
+        }
+        self.restart_copies();
+        self.drive(keeper, context);
+    }
+
+    // --- maps
+
+    fn fetch_map(&mut self, volume: usize, from: u64, context: &mut Context<'_>) {
+        let (Some(peer), Some(state)) = (&mut self.peer, self.volumes.get(volume)) else { return };
+        let Some((bar, _)) = peer.bar else { return };
+        let request = Control::FetchMap { group: self.group, bar, volume: state.spec.number, from };
+        context.out.link(
+            LinkClient::Owner(self.group, LinkPurpose::Map { volume }),
+            peer.node,
+            LinkRequest::Control(request),
+        );
+    }
+
+    pub(crate) fn map_fetched(
+        &mut self,
+        volume: usize,
+        reply: ControlReply,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.step == Step::Fetching) else {
+            return;
+        };
+        let (readable, regions, next) = match reply {
+            ControlReply::Map { readable, regions, next } => (readable, regions, next),
+            ControlReply::Refused(refusal) => return self.peer_refused(refusal, context),
+            _ => return self.peer_refused(LinkRefusal::Invalid, context),
+        };
+        if peer.fetched.len() <= volume {
+            peer.fetched.push(Some(BTreeSet::new()));
+        }
+        match &mut peer.fetched[volume] {
+            Some(set) if readable => set.extend(regions),
+            entry => *entry = None,
+        }
+        match next {
+            Some(next) => self.fetch_map(volume, next, context),
+            None if volume + 1 < self.volumes.len() => self.fetch_map(volume + 1, 0, context),
+            None => self.maps_fetched(keeper, context),
+        }
+    }
+
+    fn maps_fetched(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(peer) = &mut self.peer else { return };
+        if peer.role == Role::Resync {
+            let Some((bar, _)) = peer.bar else { return };
+            peer.step = Step::Marking;
+            let request = Control::Mark { group: self.group, bar, mark: Mark::Inconsistent };
+            context.out.link(
+                LinkClient::Owner(self.group, LinkPurpose::MarkInconsistent),
+                peer.node,
+                LinkRequest::Control(request),
+            );
+            return;
+        }
+        if !peer.reports.iter().all(|report| report.consistent)
+            || !nonces_agree(&peer.reports, keeper)
+        {
+            // A clone or a restored image among the legs: nobody can say which is right. The peer
+            // is taken out, and a human sees why.
+            let detail = "its leg does not come from the same last start as the owner's (restored image or clone?)".to_owned();
+            return self.detach_peer(DetachCause::DeviceError { detail }, context);
+        }
+        let fetched = std::mem::take(&mut peer.fetched);
+        peer.step = Step::Ready;
+        self.begin_settling(fetched, keeper);
+        self.drive(keeper, context);
+    }
+
+    /// Both maps name what may differ: it is settled from the own leg.
+    fn begin_settling(&mut self, fetched: Vec<Option<BTreeSet<u64>>>, keeper: &Keeper) {
+        let mut queue = Vec::new();
+        for (index, (state, theirs)) in self.volumes.iter_mut().zip(fetched).enumerate() {
+            let mut union: BTreeSet<u64> = keeper.dirty(state.spec.number, 0).collect();
+            match theirs {
+                Some(theirs) => {
+                    union.extend(theirs.into_iter().filter(|region| *region < state.regions()))
+                }
+                None => union.extend(0..state.regions()),
+            }
+            queue.extend(union.iter().map(|region| (index, *region)));
+            state.unsettled = union;
+        }
+        self.copier = (!queue.is_empty())
+            .then(|| Copier::new(Purpose::Settle, false, queue, self.region_bytes()));
+    }
+
+    // --- resync
+
+    pub(crate) fn marked_inconsistent(
+        &mut self,
+        reply: &ControlReply,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let Some(peer) = self
+            .peer
+            .as_mut()
+            .filter(|peer| peer.role == Role::Resync && peer.step == Step::Marking)
+        else {
+            return;
+        };
+        if *reply != ControlReply::Done {
+            return self.abort_resync(context);
+        }
+        peer.step = Step::Ready;
+        let chain = |since: Option<u64>| since.is_some_and(|since| since <= peer.last_common);
+        let partial = chain(keeper.map_since())
+            && peer.reports.iter().all(|report| chain(report.map_since))
+            && peer.fetched.iter().all(Option::is_some)
+            && nonces_agree(&peer.reports, keeper);
+        let fetched = std::mem::take(&mut peer.fetched);
+        let mut queue = Vec::new();
+        for (index, state) in self.volumes.iter().enumerate() {
+            let mut regions: BTreeSet<u64> = BTreeSet::new();
+            if partial {
+                regions.extend(keeper.dirty(state.spec.number, 0));
+                regions.extend(
+                    fetched
+                        .get(index)
+                        .into_iter()
+                        .flatten()
+                        .flatten()
+                        .filter(|region| **region < state.regions()),
+                );
+            } else {
+                regions.extend(0..state.regions());
+            }
+            queue.extend(regions.into_iter().map(|region| (index, region)));
+        }
+        self.copier = Some(Copier::new(
+            Purpose::Resync { began: context.now },
+            !partial,
+            queue,
+            self.region_bytes(),
+        ));
+        self.drive_copier(keeper, context);
+    }
+
+    pub(crate) fn abort_resync(&mut self, context: &mut Context<'_>) {
+        if self.peer.as_ref().is_some_and(|peer| peer.role == Role::Resync) {
+            self.peer_left(context);
+        }
+    }
+
+    /// Everything is copied: from the asking on the peer counts; that is written down first.
+    pub(crate) fn copied(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        keeper.mark_joining(true, Client::Owner(OwnerCall::Joining), context.out);
+    }
+
+    pub(crate) fn joining_noted(&mut self, noted: bool, context: &mut Context<'_>) {
+        let Some(peer) =
+            self.peer.as_mut().filter(|peer| peer.role == Role::Resync && peer.step == Step::Ready)
+        else {
+            return;
+        };
+        if !noted {
+            return self.abort_resync(context);
+        }
+        peer.role = Role::Joining { asked: Asked::default() };
+        self.ask_join(context);
+    }
+
+    fn ask_join(&mut self, context: &mut Context<'_>) {
+        if self.stage != Stage::Serving
+            || self.volumes.iter().any(|volume| !volume.unsettled.is_empty())
+        {
+            return;
+        }
+        let unknown = ResyncEvidence { full: false, regions: 0, bytes: 0, duration_ms: 0 };
+        let resync = self.copier.as_ref().map_or(unknown, |copier| copier.evidence(context.now));
+        let Some(peer) = &mut self.peer else { return };
+        let Role::Joining { asked } = &mut peer.role else { return };
+        if !asked.is_asked() && asked.again(context.now, context.times.escalation_retry_ms) {
+            let site = peer.site;
+            context.escalate(Escalation::JoinSide {
+                group: self.group,
+                epoch: self.epoch,
+                site,
+                resync,
+            });
+        }
+    }
+
+    /// The log refused to take the peer in, definitely: it does not count after all.
+    pub(crate) fn join_refused(
+        &mut self,
+        epoch: voute_schemas::Epoch,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        if epoch == self.epoch
+            && self.peer.as_ref().is_some_and(|peer| matches!(peer.role, Role::Joining { .. }))
+        {
+            keeper.mark_joining(false, Client::Owner(OwnerCall::Joining), context.out);
+            self.peer_left(context);
+            self.advance_all(keeper, context);
+        }
+    }
+
+    // --- both legs are equal
+
+    /// Called when the owner begins to serve.
+    pub(crate) fn peer_opened(&mut self, keeper: &mut Keeper, _context: &mut Context<'_>) {
+        if std::mem::take(&mut self.settle_own_map)
+            && self.peer.as_ref().is_some_and(Peer::is_in_sync)
+            && self.copier.is_none()
+        {
+            let nothing = self.volumes.iter().map(|_| Some(BTreeSet::new())).collect();
+            self.begin_settling(nothing, keeper);
+        }
+    }
+
+    fn drive_mark(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let settled =
+            self.copier.is_none() && self.volumes.iter().all(|volume| volume.unsettled.is_empty());
+        let (Some(own), Some(peer)) = (self.bar, &mut self.peer) else { return };
+        let Some((bar, _)) = peer.bar else { return };
+        if !settled || !peer.mark_wanted || peer.marking.is_some() || self.stage != Stage::Serving {
+            return;
+        }
+        peer.marking = Some((false, false));
+        let nonce = fresh_nonce(self.epoch.hash, context.incarnation, context.out.next_session());
+        let agreed = agreed_nonce(&peer.reports, keeper);
+        let mark = Mark::InSync { nonce, agreed };
+        let request = LinkRequest::Control(Control::Mark { group: self.group, bar, mark });
+        context.out.link(
+            LinkClient::Owner(self.group, LinkPurpose::MarkInSync),
+            peer.node,
+            request,
+        );
+        let volumes = &self.volumes;
+        let keep = |number: u32, region: u64| {
+            volumes
+                .iter()
+                .any(|volume| volume.spec.number == number && volume.is_unconfirmed(region))
+        };
+        keeper.mark(own, mark, &keep, Client::Owner(OwnerCall::Mark), context.out);
+    }
+
+    pub(crate) fn marked(&mut self, own: bool, well: bool, context: &mut Context<'_>) {
+        let Some(peer) = &mut self.peer else { return };
+        let Some(marking) = &mut peer.marking else { return };
+        if !well {
+            peer.marking = None;
+            peer.retry_at = Some(context.after_ms(RETRY_MS));
+            return;
+        }
+        if own {
+            marking.0 = true
+        } else {
+            marking.1 = true
+        }
+        if *marking == (true, true) {
+            peer.marking = None;
+            peer.mark_wanted = false;
+        }
+    }
+
+    pub(crate) fn peer_reply(
+        &mut self,
+        purpose: LinkPurpose,
+        reply: Option<LinkReply>,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let control = |reply: Option<LinkReply>| match reply {
+            Some(LinkReply::Control(reply)) => reply,
+            Some(LinkReply::Refused(refusal)) => ControlReply::Refused(refusal),
+            Some(LinkReply::Done | LinkReply::Data(_)) => {
+                ControlReply::Refused(LinkRefusal::Invalid)
+            }
+            // The channel went down; `channel_changed` comes or came too.
+            None => ControlReply::Refused(LinkRefusal::NotYet),
+        };
+        match purpose {
+            LinkPurpose::Bar { .. } => self.peer_barred(control(reply), keeper, context),
+            LinkPurpose::Map { volume } => {
+                self.map_fetched(volume, control(reply), keeper, context)
+            }
+            LinkPurpose::MarkInconsistent => {
+                self.marked_inconsistent(&control(reply), keeper, context)
+            }
+            LinkPurpose::MarkInSync => {
+                self.marked(false, control(reply) == ControlReply::Done, context)
+            }
+            LinkPurpose::Work(key) => self.work_at_peer(key, reply, keeper, context),
+            LinkPurpose::PeerRead(key) => self.read_at_peer(key, reply, keeper, context),
+            LinkPurpose::Copy(key) => self.copy_at_peer(key, reply, keeper, context),
+        }
+    }
+}
+
+fn keeper_may_detach(stage: Stage) -> bool {
+    match stage {
+        Stage::Opening | Stage::Serving | Stage::Rebarring => true,
+        // With the own leg out of use the other side must stay.
+        Stage::Stopped => false,
+    }
+}
+
+fn nonces_agree(reports: &[LegReport], keeper: &Keeper) -> bool {
+    let own = keeper.nonces();
+    reports.iter().all(|report| {
+        own.get(&report.volume).is_some_and(|(nonce, agreed)| {
+            [*nonce, *agreed].iter().any(|ours| [report.nonce, report.agreed_nonce].contains(ours))
+        })
+    })
+}
+
+/// A nonce that both legs have now: what a start that got only half through is compared with.
+fn agreed_nonce(reports: &[LegReport], keeper: &Keeper) -> u64 {
+    let own = keeper.nonces();
+    let common = reports.iter().find_map(|report| {
+        let (nonce, agreed) = own.get(&report.volume)?;
+        [*nonce, *agreed]
+            .into_iter()
+            .find(|ours| [report.nonce, report.agreed_nonce].contains(ours))
+    });
+    common.unwrap_or_default()
+}
+
+fn fresh_nonce(epoch: Hash, incarnation: u64, session: u64) -> u64 {
+    let mut bytes = epoch.0.to_vec();
+    bytes.extend(incarnation.to_le_bytes());
+    bytes.extend(session.to_le_bytes());
+    u64::from_le_bytes(Hash::of(&bytes).0[..8].try_into().expect("eight bytes of a hash"))
+}

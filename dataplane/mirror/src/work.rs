@@ -1,0 +1,741 @@
+//! Requests of hosts on their way through the owner.
+//!
+//! ```text
+//! read:   Held → Settling → Claiming → Reading → (Repairing) → AwaitingLease → answered
+//! write:  Held → Settling → Claiming → Intent → Writing (own leg, peer) → answered
+//! compare-and-write: as a read up to the comparison, then as a write
+//! ```
+//!
+//! A write goes to the legs only when wholly received, holds its claim until every leg that counts
+//! has it durably, and is never cancelled, whatever its host was told meanwhile.
+
+use crate::action::{HostOperation, HostOutcome, HostRequest, HostTag, Payload, TRANSFER_MAX};
+use crate::claims::{Claim, Claims};
+use crate::keeper::{Client, Keeper, LegFault, LegOperation};
+use crate::link::{LinkRefusal, LinkReply, LinkRequest};
+use crate::out::LinkClient;
+use crate::owner::{Context, LinkPurpose, Owner, OwnerCall, Stage, to_ms};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use voute_buffer::Buffer;
+use voute_schemas::contract::VolumeSpec;
+
+/// Most requests of hosts under way on a group.
+const WORKS_MAX: usize = 4_096;
+/// Regions of a healthy peer that may be dirty at a time, per volume: what a crash of the owner
+/// costs to settle. Cold ones are cleared, a quarter at a time, when there are more.
+pub(crate) const HOT_REGIONS_MAX: usize = 128;
+/// Zeroing goes in steps of so many bytes.
+const ZERO_STEP_BYTES: u64 = 64 << 20;
+
+pub(crate) struct VolumeState {
+    pub(crate) spec: VolumeSpec,
+    pub(crate) claims: Claims,
+    /// Regions in which the legs may differ: neither read nor written until copied.
+    pub(crate) unsettled: BTreeSet<u64>,
+    /// Regions with a dirty bit that this owner set: writes not yet confirmed by every leg, and
+    /// when it was last used.
+    hot: HashMap<u64, Hot>,
+    clock: u64,
+}
+
+#[derive(Default)]
+struct Hot {
+    unconfirmed: u32,
+    used: u64,
+}
+
+impl VolumeState {
+    pub(crate) fn new(spec: &VolumeSpec) -> Self {
+        VolumeState {
+            spec: spec.clone(),
+            claims: Claims::default(),
+            unsettled: BTreeSet::new(),
+            hot: HashMap::new(),
+            clock: 0,
+        }
+    }
+
+    pub(crate) fn regions(&self) -> u64 {
+        self.spec.size_bytes.div_ceil(self.spec.region_bytes)
+    }
+
+    fn regions_of(&self, begin: u64, end: u64) -> std::ops::RangeInclusive<u64> {
+        begin / self.spec.region_bytes..=(end.max(begin + 1) - 1) / self.spec.region_bytes
+    }
+
+    pub(crate) fn is_unconfirmed(&self, region: u64) -> bool {
+        self.unsettled.contains(&region)
+            || self.hot.get(&region).is_some_and(|hot| hot.unconfirmed > 0)
+    }
+
+    /// Regions whose bit this owner set and whose writes every leg confirmed.
+    pub(crate) fn clean_regions(&self) -> Vec<u64> {
+        let clean = self
+            .hot
+            .iter()
+            .filter(|(region, hot)| hot.unconfirmed == 0 && !self.unsettled.contains(region));
+        clean.map(|(region, _)| *region).collect()
+    }
+
+    fn begin_write(&mut self, regions: std::ops::RangeInclusive<u64>) {
+        self.clock += 1;
+        for region in regions {
+            let hot = self.hot.entry(region).or_default();
+            hot.unconfirmed += 1;
+            hot.used = self.clock;
+        }
+    }
+
+    fn end_write(&mut self, regions: std::ops::RangeInclusive<u64>) {
+        for region in regions {
+            if let Some(hot) = self.hot.get_mut(&region) {
+                hot.unconfirmed = hot.unconfirmed.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The coldest clean regions, if there are more hot ones than may be.
+    fn take_cold(&mut self) -> Vec<u64> {
+        if self.hot.len() <= HOT_REGIONS_MAX {
+            return Vec::new();
+        }
+        let mut clean: Vec<(u64, u64)> = self
+            .clean_regions()
+            .into_iter()
+            .map(|region| (self.hot[&region].used, region))
+            .collect();
+        clean.sort_unstable();
+        let excess = self.hot.len() - HOT_REGIONS_MAX * 3 / 4;
+        let cold: Vec<u64> = clean.into_iter().take(excess).map(|(_, region)| region).collect();
+        cold.iter().for_each(|region| drop(self.hot.remove(region)));
+        cold
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Held,
+    Settling,
+    Claiming,
+    Intent(u32),
+    Reading,
+    Repairing,
+    AwaitingLease,
+    Writing,
+}
+
+/// How far a write is at one leg.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum AtLeg {
+    NotNeeded,
+    Needed,
+    Sent { at: Duration },
+    Done,
+}
+
+enum Kind {
+    Read { offset: u64, length: u32 },
+    Write { offset: u64, data: Payload },
+    Zero { offset: u64, length: u64, deallocate: bool, done: u64 },
+    CompareAndWrite { offset: u64, expected: Payload, data: Payload },
+}
+
+pub(crate) struct Work {
+    /// `None` once answered.
+    host: Option<HostTag>,
+    volume: usize,
+    kind: Kind,
+    step: Step,
+    arrived: Duration,
+    own: AtLeg,
+    peer: AtLeg,
+    data: Option<Buffer>,
+}
+
+impl Work {
+    fn range(&self) -> (u64, u64) {
+        match &self.kind {
+            Kind::Read { offset, length } => (*offset, *offset + u64::from(*length)),
+            Kind::Write { offset, data } | Kind::CompareAndWrite { offset, data, .. } => {
+                (*offset, *offset + data.len() as u64)
+            }
+            Kind::Zero { offset, length, .. } => (*offset, *offset + *length),
+        }
+    }
+
+    /// The part that is being written now.
+    fn part(&self) -> (u64, u64) {
+        match &self.kind {
+            Kind::Zero { offset, length, done, .. } => {
+                (*offset + *done, *offset + (*done + ZERO_STEP_BYTES).min(*length))
+            }
+            _ => self.range(),
+        }
+    }
+
+    fn claim(&self) -> Claim {
+        match self.kind {
+            Kind::Read { .. } => Claim::Read,
+            Kind::Write { .. } | Kind::Zero { .. } | Kind::CompareAndWrite { .. } => Claim::Write,
+        }
+    }
+}
+
+impl Owner {
+    /// Takes a request of a host.
+    pub(crate) fn submit(
+        &mut self,
+        request: HostRequest,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let Some(volume) =
+            self.volumes.iter().position(|volume| volume.spec.volume == request.volume)
+        else {
+            return reply(request.id, HostOutcome::NoSuchVolume, context);
+        };
+        let kind = match request.operation {
+            HostOperation::Read { offset, length } => Kind::Read { offset, length },
+            HostOperation::Write { offset, data } => Kind::Write { offset, data },
+            HostOperation::Zero { offset, length, deallocate } => {
+                Kind::Zero { offset, length, deallocate, done: 0 }
+            }
+            HostOperation::CompareAndWrite { offset, expected, data }
+                if expected.len() == data.len() =>
+            {
+                Kind::CompareAndWrite { offset, expected, data }
+            }
+            HostOperation::CompareAndWrite { .. } => {
+                return reply(request.id, HostOutcome::OutOfRange, context);
+            }
+            HostOperation::Flush => return reply(request.id, HostOutcome::Done, context),
+        };
+        if let Some(outcome) = self.check(volume, &kind) {
+            return reply(request.id, outcome, context);
+        }
+        let work = Work {
+            host: Some(request.id),
+            volume,
+            kind,
+            step: Step::Held,
+            arrived: context.now,
+            own: AtLeg::NotNeeded,
+            peer: AtLeg::NotNeeded,
+            data: None,
+        };
+        let key = self.works.insert(work);
+        self.advance(key, keeper, context);
+    }
+
+    fn check(&self, volume: usize, kind: &Kind) -> Option<HostOutcome> {
+        let spec = &self.volumes[volume].spec;
+        let (offset, length) = match kind {
+            Kind::Read { offset, length } => (*offset, u64::from(*length)),
+            Kind::Write { offset, data } | Kind::CompareAndWrite { offset, data, .. } => {
+                (*offset, data.len() as u64)
+            }
+            Kind::Zero { offset, length, .. } => (*offset, *length),
+        };
+        let block = u64::from(spec.block_bytes);
+        let whole = length > 0 && offset % block == 0 && length % block == 0;
+        let fits = offset.checked_add(length).is_some_and(|end| end <= spec.size_bytes);
+        let short = matches!(kind, Kind::Zero { .. }) || length <= u64::from(TRANSFER_MAX);
+        if !(whole && fits && short) {
+            return Some(HostOutcome::OutOfRange);
+        }
+        (self.works.len() >= WORKS_MAX).then_some(HostOutcome::Busy)
+    }
+
+    pub(crate) fn answer(&mut self, key: u64, outcome: HostOutcome, context: &mut Context<'_>) {
+        let Some(host) = self.works.get_mut(key).and_then(|work| work.host.take()) else { return };
+        if matches!(
+            outcome,
+            HostOutcome::Done | HostOutcome::Data(_) | HostOutcome::Miscompare { .. }
+        ) {
+            self.served_one(context.now);
+        }
+        reply(host, outcome, context);
+    }
+
+    pub(crate) fn advance_all(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        for key in self.works.keys() {
+            self.advance(key, keeper, context);
+        }
+    }
+
+    /// Takes a request as far as it can go now.
+    pub(crate) fn advance(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(work) = self.works.get(key) else { return };
+        match work.step {
+            Step::Held | Step::Settling => self.admit(key, keeper, context),
+            Step::AwaitingLease => self.complete_read(key, keeper, context),
+            Step::Writing => self.complete_write(key, keeper, context),
+            Step::Claiming | Step::Intent(_) | Step::Reading | Step::Repairing => {}
+        }
+    }
+
+    fn admit(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let serving = self.stage == Stage::Serving;
+        let Some(work) = self.works.get_mut(key) else { return };
+        let volume = &mut self.volumes[work.volume];
+        let (begin, end) = work.range();
+        let unsettled = volume.unsettled.range(volume.regions_of(begin, end)).next().copied();
+        if !serving {
+            work.step = Step::Held;
+        } else if let Some(region) = unsettled {
+            work.step = Step::Settling;
+            if let Some(copier) = &mut self.copier {
+                copier.prefer(work.volume, region);
+            }
+        } else {
+            work.step = Step::Claiming;
+            if volume.claims.claim(key, work.claim(), begin, end) {
+                self.claimed(key, keeper, context);
+            }
+        }
+    }
+
+    fn claimed(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(work) = self.works.get(key) else { return };
+        match work.kind {
+            Kind::Read { .. } | Kind::CompareAndWrite { .. } => self.read_own(key, keeper, context),
+            Kind::Write { .. } | Kind::Zero { .. } => self.note_intent(key, keeper, context),
+        }
+    }
+
+    /// Gives the claim back and starts whoever waited for it.
+    fn end(
+        &mut self,
+        key: u64,
+        outcome: HostOutcome,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        self.answer(key, outcome, context);
+        let Some(work) = self.works.remove(key) else { return };
+        self.release_claim(work.volume, key, keeper, context);
+    }
+
+    pub(crate) fn release_claim(
+        &mut self,
+        volume: usize,
+        key: u64,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        for woken in self.volumes[volume].claims.release(key) {
+            if crate::copy::is_copy(woken) {
+                self.copy_claimed(woken, keeper, context)
+            } else {
+                self.claimed(woken, keeper, context)
+            }
+        }
+    }
+
+    // --- reading
+
+    fn read_own(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(work) = self.works.get_mut(key) else { return };
+        let (begin, end) = work.range();
+        work.step = Step::Reading;
+        work.own = AtLeg::Needed;
+        let Some(bar) = self.bar else { return };
+        work.own = AtLeg::Sent { at: context.now };
+        let length = u32::try_from(end - begin).expect("transfers are bounded");
+        let number = self.volumes[work.volume].spec.number;
+        keeper.start(
+            number,
+            bar,
+            LegOperation::Read { offset: begin, length },
+            Client::Owner(OwnerCall::Work(key)),
+            context.out,
+        );
+    }
+
+    fn read_done(
+        &mut self,
+        key: u64,
+        result: Result<Option<Buffer>, LegFault>,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let Some(work) = self.works.get_mut(key) else { return };
+        match result {
+            Ok(data) => {
+                work.own = AtLeg::Done;
+                work.data = data;
+                work.step = Step::AwaitingLease;
+                self.complete_read(key, keeper, context);
+            }
+            Err(LegFault::Stale | LegFault::NotYet) => work.own = AtLeg::Needed,
+            Err(LegFault::Medium | LegFault::Failed | LegFault::ContentLost) => {
+                self.repair_read(key, keeper, context)
+            }
+            Err(LegFault::Unknown | LegFault::Invalid) => {
+                self.end(key, HostOutcome::Busy, keeper, context)
+            }
+        }
+    }
+
+    /// The own leg cannot read these blocks: the peer's can, if it is in sync.
+    fn repair_read(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let peer = self
+            .peer
+            .as_ref()
+            .filter(|peer| peer.is_in_sync())
+            .and_then(|peer| Some((peer.node, peer.bar()?)));
+        let Some(work) = self.works.get_mut(key) else { return };
+        let Some((node, bar)) = peer else {
+            return self.end(key, HostOutcome::MediumError, keeper, context);
+        };
+        work.step = Step::Repairing;
+        let (offset, end) = work.range();
+        let length = u32::try_from(end - offset).expect("transfers are bounded");
+        let volume = self.volumes[work.volume].spec.number;
+        context.out.link(
+            LinkClient::Owner(self.group, LinkPurpose::PeerRead(key)),
+            node,
+            LinkRequest::Read { volume, bar, offset, length },
+        );
+    }
+
+    pub(crate) fn read_at_peer(
+        &mut self,
+        key: u64,
+        reply: Option<LinkReply>,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let Some(work) = self.works.get_mut(key).filter(|work| work.step == Step::Repairing) else {
+            return;
+        };
+        let (begin, end) = work.range();
+        match reply {
+            Some(LinkReply::Data(data)) if data.len() as u64 == end - begin => {
+                work.data = Some(data);
+                work.step = Step::AwaitingLease;
+                self.complete_read(key, keeper, context);
+            }
+            _ => self.end(key, HostOutcome::MediumError, keeper, context),
+        }
+    }
+
+    /// The data is in hand; it may go to the host only under a lease (rule 7).
+    fn complete_read(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        if !self.lease_is_valid(context) {
+            return;
+        }
+        let Some(work) = self.works.get_mut(key) else { return };
+        let Some(data) = work.data.take() else { return };
+        let difference = match &work.kind {
+            Kind::CompareAndWrite { expected, .. } => {
+                expected.iter().zip(data.iter()).position(|(wanted, found)| wanted != found)
+            }
+            Kind::Read { .. } | Kind::Write { .. } | Kind::Zero { .. } => {
+                return self.end(key, HostOutcome::Data(data), keeper, context);
+            }
+        };
+        match difference {
+            Some(at) => self.end(
+                key,
+                HostOutcome::Miscompare { at: u32::try_from(at).expect("transfers are bounded") },
+                keeper,
+                context,
+            ),
+            None => self.note_intent(key, keeper, context),
+        }
+    }
+
+    fn lease_is_valid(&self, context: &Context<'_>) -> bool {
+        if self.stage != Stage::Serving {
+            return false;
+        }
+        let Some(peer) = self.peer.as_ref().filter(|peer| peer.counts()) else { return true };
+        let lease = context.leases.get(&peer.node);
+        peer.session()
+            .zip(lease)
+            .is_some_and(|(session, lease)| lease.is_valid(session, context.now, context.times))
+    }
+
+    // --- writing
+
+    /// The map says where the peer may differ, durably, before any leg is written (rule 4).
+    fn note_intent(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(work) = self.works.get_mut(key) else { return };
+        let (begin, end) = work.part();
+        let volume = &mut self.volumes[work.volume];
+        if self.peer.is_none() {
+            return self.write(key, keeper, context);
+        }
+        let regions = volume.regions_of(begin, end);
+        volume.begin_write(regions.clone());
+        let number = volume.spec.number;
+        let waits =
+            keeper.mark_dirty(number, regions, Client::Owner(OwnerCall::Intent(key)), context.out);
+        work.step = Step::Intent(waits);
+        if waits == 0 {
+            self.write(key, keeper, context);
+        }
+        self.clear_cold(keeper, context);
+    }
+
+    fn clear_cold(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        if self.peer.as_ref().is_some_and(|peer| peer.is_in_sync()) {
+            for volume in &mut self.volumes {
+                let cold = volume.take_cold();
+                if !cold.is_empty() {
+                    keeper.clear_dirty(volume.spec.number, &cold, context.out);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn intent_noted(
+        &mut self,
+        key: u64,
+        result: Result<(), LegFault>,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        if result.is_err() {
+            // The write stays held; it goes on at the other side, or when the leg is back.
+            return self.give_up("its map cannot be written", context);
+        }
+        let Some(work) = self.works.get_mut(key) else { return };
+        let Step::Intent(waits) = &mut work.step else { return };
+        *waits -= 1;
+        if *waits == 0 {
+            self.write(key, keeper, context);
+        }
+    }
+
+    fn write(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let to_peer = self.peer.as_ref().is_some_and(|peer| peer.takes_writes());
+        let Some(work) = self.works.get_mut(key) else { return };
+        work.step = Step::Writing;
+        work.own = AtLeg::Needed;
+        work.peer = if to_peer { AtLeg::Needed } else { AtLeg::NotNeeded };
+        self.send_write(key, keeper, context);
+    }
+
+    /// Sends a write to every leg that still needs it and can be reached.
+    fn send_write(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.bar()?)));
+        let (stage, own_bar) = (self.stage, self.bar);
+        let Some(work) = self.works.get_mut(key).filter(|work| work.step == Step::Writing) else {
+            return;
+        };
+        let (begin, end) = work.part();
+        let number = self.volumes[work.volume].spec.number;
+        if let (AtLeg::Needed, Some((node, bar)), Stage::Serving) = (work.peer, peer, stage) {
+            work.peer = AtLeg::Sent { at: context.now };
+            let request = match &work.kind {
+                Kind::Zero { deallocate, .. } => LinkRequest::Zero {
+                    volume: number,
+                    bar,
+                    offset: begin,
+                    length: end - begin,
+                    release: *deallocate,
+                },
+                Kind::Write { data, .. } | Kind::CompareAndWrite { data, .. } => {
+                    LinkRequest::Write {
+                        volume: number,
+                        bar,
+                        offset: begin,
+                        data: Arc::clone(data),
+                    }
+                }
+                Kind::Read { .. } => return,
+            };
+            context.out.link(LinkClient::Owner(self.group, LinkPurpose::Work(key)), node, request);
+        }
+        if let (AtLeg::Needed, Some(bar), Stage::Serving) = (work.own, own_bar, stage) {
+            work.own = AtLeg::Sent { at: context.now };
+            let operation = match &work.kind {
+                Kind::Zero { deallocate, .. } => {
+                    LegOperation::Zero { offset: begin, length: end - begin, release: *deallocate }
+                }
+                Kind::Write { data, .. } | Kind::CompareAndWrite { data, .. } => {
+                    LegOperation::Write { offset: begin, data: Arc::clone(data) }
+                }
+                Kind::Read { .. } => return,
+            };
+            keeper.start(number, bar, operation, Client::Owner(OwnerCall::Work(key)), context.out);
+        }
+    }
+
+    pub(crate) fn work_at_own(
+        &mut self,
+        key: u64,
+        result: Result<Option<Buffer>, LegFault>,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let Some(work) = self.works.get_mut(key) else { return };
+        if work.step == Step::Reading {
+            return self.read_done(key, result, keeper, context);
+        }
+        match result {
+            Ok(_) => work.own = AtLeg::Done,
+            Err(LegFault::Stale | LegFault::NotYet) => work.own = AtLeg::Needed,
+            Err(LegFault::Invalid | LegFault::Unknown) => work.own = AtLeg::Needed,
+            Err(LegFault::ContentLost | LegFault::Failed | LegFault::Medium) => {
+                work.own = AtLeg::Needed;
+                return self.own_write_failed(key, context);
+            }
+        }
+        self.complete_write(key, keeper, context);
+    }
+
+    fn own_write_failed(&mut self, key: u64, context: &mut Context<'_>) {
+        if self.peer.as_ref().is_some_and(|peer| peer.is_in_sync()) {
+            return self.give_up("its leg cannot be written", context);
+        }
+        // No other copy: the host learns that this write failed; the blocks' content is undefined,
+        // as on a disk. The claim is kept and the write tried again, so that the order stays.
+        self.answer(key, HostOutcome::MediumError, context);
+    }
+
+    pub(crate) fn work_at_peer(
+        &mut self,
+        key: u64,
+        reply: Option<LinkReply>,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let resyncing =
+            self.copier.is_some() && self.peer.as_ref().is_some_and(|peer| !peer.counts());
+        let Some(work) =
+            self.works.get_mut(key).filter(|work| matches!(work.peer, AtLeg::Sent { .. }))
+        else {
+            return;
+        };
+        match reply {
+            Some(LinkReply::Done) => work.peer = AtLeg::Done,
+            Some(LinkReply::Refused(refusal)) => {
+                work.peer = AtLeg::Needed;
+                // A leg that has not grown yet is not a failed one.
+                if refusal != LinkRefusal::NotYet || resyncing {
+                    self.peer_refused(refusal, context);
+                }
+            }
+            Some(LinkReply::Data(_) | LinkReply::Control(_)) => work.peer = AtLeg::Needed,
+            None => work.peer = AtLeg::Needed,
+        }
+        self.complete_write(key, keeper, context);
+    }
+
+    fn complete_write(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(work) = self.works.get_mut(key).filter(|work| work.step == Step::Writing) else {
+            return;
+        };
+        let durable =
+            work.own == AtLeg::Done && matches!(work.peer, AtLeg::Done | AtLeg::NotNeeded);
+        if !durable {
+            return self.send_write(key, keeper, context);
+        }
+        let (begin, end) = work.part();
+        let volume = &mut self.volumes[work.volume];
+        let regions = volume.regions_of(begin, end);
+        volume.end_write(regions);
+        if let Kind::Zero { length, done, offset, .. } = &mut work.kind {
+            *done = end - *offset;
+            if *done < *length {
+                return self.note_intent(key, keeper, context);
+            }
+        }
+        self.end(key, HostOutcome::Done, keeper, context);
+    }
+
+    // --- what changes around them
+
+    /// The peer does not count any more.
+    pub(crate) fn forget_peer_in_works(&mut self) {
+        for key in self.works.keys() {
+            if let Some(work) = self.works.get_mut(key) {
+                work.peer = AtLeg::NotNeeded;
+            }
+        }
+    }
+
+    /// The channel went down: what was sent may or may not have arrived, and is sent again.
+    pub(crate) fn unsend_works(&mut self) {
+        for key in self.works.keys() {
+            if let Some(work) = self.works.get_mut(key) {
+                if matches!(work.peer, AtLeg::Sent { .. }) {
+                    work.peer = AtLeg::Needed;
+                }
+            }
+        }
+    }
+
+    /// Starts again what could not go on.
+    pub(crate) fn retry_works(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        for key in self.works.keys() {
+            let Some(work) = self.works.get(key) else { continue };
+            match work.step {
+                Step::Reading if work.own == AtLeg::Needed => self.read_own(key, keeper, context),
+                Step::Writing => self.complete_write(key, keeper, context),
+                Step::AwaitingLease => self.complete_read(key, keeper, context),
+                Step::Held | Step::Settling => self.admit(key, keeper, context),
+                Step::Reading | Step::Claiming | Step::Intent(_) | Step::Repairing => {}
+            }
+        }
+    }
+
+    /// Whether the peer has kept any request waiting beyond its deadline.
+    pub(crate) fn oldest_unanswered(&self, context: &Context<'_>) -> bool {
+        let deadline = context.times.leg_deadline_ms;
+        let late = |since: Duration| to_ms(context.now.saturating_sub(since)) >= deadline;
+        self.works.keys().into_iter().filter_map(|key| self.works.get(key)).any(|work| {
+            match (work.step, work.peer) {
+                (Step::Writing, AtLeg::Sent { at }) => late(at),
+                (Step::AwaitingLease, _) => self.stage == Stage::Serving && late(work.arrived),
+                _ => false,
+            }
+        })
+    }
+
+    /// A host is not left waiting for ever: after the hold time it gets a path error, whatever
+    /// becomes of its write.
+    pub(crate) fn check_held(&mut self, context: &mut Context<'_>) {
+        for key in self.works.keys() {
+            let Some(work) = self.works.get(key) else { continue };
+            if work.host.is_none()
+                || to_ms(context.now.saturating_sub(work.arrived)) < context.times.hold_ms
+            {
+                continue;
+            }
+            self.answer(key, HostOutcome::Transition, context);
+            let Some(work) = self.works.get(key) else { continue };
+            if matches!(work.step, Step::Held | Step::Settling) {
+                self.works.remove(key);
+            }
+        }
+    }
+
+    /// A claim that was waited for is held now.
+    pub(crate) fn claim_granted(
+        &mut self,
+        key: u64,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        self.claimed(key, keeper, context);
+    }
+
+    /// Requests that waited for a region to be settled go on.
+    pub(crate) fn advance_settled(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        for key in self.works.keys() {
+            if self.works.get(key).is_some_and(|work| work.step == Step::Settling) {
+                self.admit(key, keeper, context);
+            }
+        }
+    }
+}
+
+fn reply(id: HostTag, outcome: HostOutcome, context: &mut Context<'_>) {
+    context.out.actions.push_back(crate::action::Action::HostReply { id, outcome });
+}
