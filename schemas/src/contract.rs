@@ -210,7 +210,8 @@ pub struct GroupSpec {
     /// Its sides, this node's among them.
     pub sides: Vec<SideSpec>,
     /// The last epoch at which every present side was in sync: maps kept since then suffice for a
-    /// partial resync.
+    /// partial resync. [`Epoch::ZERO`] if a side's content began anew since (its leg was added, or
+    /// lost what it held): no map suffices, the resync is full.
     pub last_common: Epoch,
     /// Its volumes.
     pub volumes: Vec<VolumeSpec>,

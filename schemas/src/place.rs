@@ -4,6 +4,25 @@ use crate::ids::{DeviceId, LegId, NodeId, PoolId, SiteId};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
+/// Unit of the mirror's maps, bytes: one bit says whether a peer may lack something of it.
+pub const REGION_BYTES: u64 = 1 << 20;
+/// Space at the head of a leg for its header copies and maps, bytes, whatever the volume's size, so
+/// that a volume can grow in place: 8 KiB of headers and 511 pairs of 4 KiB map pages, each of
+/// which covers 16,128 regions: 7.8 TiB in all.
+pub const LEG_METADATA_BYTES: u64 = 4 << 20;
+/// Largest volume, bytes: what [`LEG_METADATA_BYTES`] of maps cover, with some to spare.
+pub const VOLUME_BYTES_MAX: u64 = 7 << 40;
+/// Smallest volume, and unit of volume sizes, bytes.
+pub const VOLUME_BYTES_UNIT: u64 = 1 << 20;
+/// Space at the head of a device for its header copies, bytes. Extents follow it.
+pub const DEVICE_HEADER_BYTES: u64 = 1 << 20;
+
+/// Bytes that a leg of a volume of this size takes in its pool: metadata, then data.
+#[must_use]
+pub const fn leg_bytes(volume_bytes: u64) -> u64 {
+    LEG_METADATA_BYTES + volume_bytes
+}
+
 /// What a device is made of, and where its node finds it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub enum Locator {
