@@ -10,8 +10,6 @@ use crate::little_endian::{put, u32_at};
 pub(crate) const COMMON_HEADER_LENGTH: usize = 8;
 /// Length of a digest on the wire, bytes.
 pub(crate) const DIGEST_LENGTH: usize = 4;
-/// The longest header, that of ICReq and ICResp, bytes.
-pub(crate) const HEADER_LENGTH_MAX: usize = 128;
 /// The longest termination request: its header and 128 bytes of the offending one.
 pub(crate) const TERMINATION_LENGTH_MAX: usize = 152;
 

@@ -57,10 +57,6 @@ impl Controller {
         &self.association
     }
 
-    pub(crate) fn kind(&self) -> ControllerKind {
-        self.kind
-    }
-
     pub(crate) fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
     }

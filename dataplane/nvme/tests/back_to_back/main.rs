@@ -1,0 +1,9 @@
+//! Target and initiator wired back to back in memory, and hand-made bytes against each.
+
+mod admin;
+mod events;
+mod faults;
+mod io;
+mod links;
+mod raw;
+mod world;
