@@ -1,6 +1,38 @@
 //! The `voute` command: runs the control plane and nodes, and drives the control plane's API.
 //!
-//! `cli` says what can be typed, `api` talks to the control plane, `commands` joins both;
-//! `serve` runs long-lived processes, `demo` tells the whole story on one machine.
+//! `cli` says what can be typed, `api` talks to the control plane, `commands` joins both, `print`
+//! shows results; `serve` runs long-lived processes, `demo` tells the whole story on one machine.
 
+pub mod api;
 pub mod cli;
+pub mod commands;
+pub mod demo;
+pub mod print;
+
+use clap::CommandFactory;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+/// Runs a parsed command line. Exit codes: 0 done, 1 refused or failed; clap itself ends with 2 on a
+/// command line that cannot be understood.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("voute: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli { command, api, logging: _ } = cli;
+    match command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "voute", &mut std::io::stdout());
+        }
+        other => commands::run(other, &api)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

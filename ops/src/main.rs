@@ -1,8 +1,8 @@
 //! The `voute` command.
 
 use clap::Parser;
+use std::process::ExitCode;
 
-fn main() {
-    let cli = voute::cli::Cli::parse();
-    let _ = cli;
+fn main() -> ExitCode {
+    voute::run(voute::cli::Cli::parse())
 }

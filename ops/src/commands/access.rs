@@ -1,0 +1,113 @@
+//! Policies, credentials, secrets.
+
+use super::{Session, check_secret_file, item, reference, write_secret};
+use crate::cli::OutputFormat;
+use crate::cli::nouns::{CredentialVerb, PolicyVerb, RuleArguments, SecretVerb};
+use crate::print::line;
+use crate::print::table::{print_json, print_table};
+use anyhow::Context;
+use std::io::Read;
+use std::path::Path;
+use ureq::http::Method;
+use voute_control::api::answers::{CredentialView, PolicyView, SecretNames};
+use voute_control::api::requests::{ChangePolicy, CreateCredential, CreatePolicy, PutSecret, Rules};
+
+/// More than any CHAP secret, bytes.
+const SECRET_BYTES_MAX: u64 = 1_024;
+
+impl Session<'_> {
+    pub(super) fn policy(&self, verb: PolicyVerb) -> anyhow::Result<()> {
+        match verb {
+            PolicyVerb::Create { name, rules } => {
+                let body = CreatePolicy { name: name.clone(), rules: as_rules(rules) };
+                let changed = self.client.post("/v1/policies", &body)?;
+                self.report(&changed, &format!("policy {name} created"))?;
+            }
+            PolicyVerb::Change { policy, rules } => {
+                let changed = self.client.put(&item("policies", &policy), &ChangePolicy { rules: as_rules(rules) })?;
+                self.report(&changed, &format!("policy {policy} changed"))?;
+            }
+            PolicyVerb::List => self.print_list::<PolicyView>("/v1/policies")?,
+            PolicyVerb::Show { policy } => self.print_one::<PolicyView>(&item("policies", &policy))?,
+            PolicyVerb::Remove { policy } => {
+                let changed = self.client.delete(&item("policies", &policy))?;
+                self.report(&changed, &format!("policy {policy} removed"))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn credential(&self, verb: CredentialVerb) -> anyhow::Result<()> {
+        match verb {
+            CredentialVerb::Issue { name, role, token_out } => {
+                check_secret_file(token_out.as_deref())?;
+                let body = CreateCredential { name: name.clone(), role: role.into() };
+                let mut changed = self.client.post("/v1/credentials", &body)?;
+                let token = changed.secret.clone().unwrap_or_default();
+                if let (Some(file), false) = (&token_out, changed.plan || token.is_empty()) {
+                    write_secret(file, &token)?;
+                    changed.secret = None;
+                }
+                let committed = self.report(&changed, &format!("credential {name} issued"))?;
+                if committed && changed.secret.is_some() && self.options.output != OutputFormat::Json {
+                    line(&format!("token  {token}   (shown this once)"));
+                }
+            }
+            CredentialVerb::List => self.print_list::<CredentialView>("/v1/credentials")?,
+            CredentialVerb::Revoke { credential } => {
+                let changed = self.client.delete(&item("credentials", &credential))?;
+                self.report(&changed, &format!("credential {credential} revoked"))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn secret(&self, verb: SecretVerb) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.client.plans(), "secrets are not in the log, so there is nothing to plan; leave out --plan");
+        match verb {
+            SecretVerb::Put { name, from_file } => {
+                let secret = read_secret(from_file.as_deref())?;
+                self.client.put_aside(Method::PUT, &item("secrets", name.as_str()), &PutSecret { secret })?;
+                line(&format!("secret {name} kept"));
+            }
+            SecretVerb::List => {
+                let names: SecretNames = self.client.get("/v1/secrets")?;
+                match self.options.output {
+                    OutputFormat::Json => print_json(&names)?,
+                    OutputFormat::Csv | OutputFormat::Table => {
+                        print_table(&["name"], &names.names.into_iter().map(|name| vec![name]).collect::<Vec<_>>());
+                    }
+                }
+            }
+            SecretVerb::Remove { name } => {
+                self.client.put_aside(Method::DELETE, &item("secrets", name.as_str()), &serde_json::Value::Null)?;
+                line(&format!("secret {name} forgotten"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn as_rules(arguments: RuleArguments) -> Rules {
+    Rules {
+        mode: arguments.mode.into(),
+        hold_down_ms: u64::try_from(arguments.hold_down.as_millis()).unwrap_or(u64::MAX),
+        preferred_site: arguments.preferred_site.as_deref().map(reference),
+        failback: arguments.failback,
+    }
+}
+
+/// One line from a file or standard input.
+fn read_secret(file: Option<&Path>) -> anyhow::Result<String> {
+    let mut text = String::new();
+    match file {
+        Some(file) => std::fs::File::open(file)
+            .and_then(|opened| opened.take(SECRET_BYTES_MAX).read_to_string(&mut text))
+            .with_context(|| format!("cannot read {}; name a file that you may read", file.display()))?,
+        None => std::io::stdin()
+            .take(SECRET_BYTES_MAX)
+            .read_to_string(&mut text)
+            .context("cannot read the secret from standard input")?,
+    };
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}

@@ -1,0 +1,229 @@
+//! Volumes, legs, hosts, mappings.
+
+use super::{Session, item, reference};
+use crate::api::waiting::{Step, wait_for};
+use crate::cli::OutputFormat;
+use crate::cli::nouns::{HostVerb, LegVerb, MappingVerb, VolumeVerb};
+use crate::cli::quantity::show_size;
+use crate::print::rows::health_words;
+use crate::print::table::{print_facts, print_json, print_rows};
+use crate::print::time::show_time;
+use crate::print::line;
+use anyhow::{Context, bail};
+use voute_control::api::answers::{HostView, MappingView, VolumeHealth, VolumeView};
+use voute_control::api::requests::{
+    AddLeg, ChangeHost, CreateHost, CreateMapping, CreateVolume, MoveGroup, ResizeVolume,
+};
+use voute_schemas::contract::GroupRole;
+
+impl Session<'_> {
+    pub(super) fn volume(&self, verb: VolumeVerb) -> anyhow::Result<()> {
+        match verb {
+            VolumeVerb::Create { name, size, pool, policy, block } => {
+                let body = CreateVolume {
+                    name: name.clone(),
+                    size_bytes: size,
+                    block_bytes: block,
+                    pools: pool.iter().map(|pool| reference(pool)).collect(),
+                    policy: policy.as_deref().map(reference),
+                };
+                let changed = self.client.post("/v1/volumes", &body)?;
+                let committed = self.report(&changed, &format!("volume {name} of {} created", show_size(size)))?;
+                if committed && self.options.waits() {
+                    let which = changed.created.unwrap_or_else(|| name.to_string());
+                    self.wait_volume(&which, &format!("volume {name}"), judge_served)?;
+                }
+            }
+            VolumeVerb::List => self.print_list::<VolumeView>("/v1/volumes")?,
+            VolumeVerb::Show { volume } => self.show_volume(&volume)?,
+            VolumeVerb::Resize { volume, size } => {
+                let changed =
+                    self.client.put(&format!("{}/size", item("volumes", &volume)), &ResizeVolume { size_bytes: size })?;
+                self.report(&changed, &format!("volume {volume} grown to {}", show_size(size)))?;
+            }
+            VolumeVerb::Delete { volume, force } => {
+                let query = if force { "?force=true" } else { "" };
+                let changed = self.client.delete(&format!("{}{query}", item("volumes", &volume)))?;
+                self.report(&changed, &format!("volume {volume} deleted"))?;
+            }
+            VolumeVerb::Move { volume, to } => {
+                let view: VolumeView = self.client.get(&item("volumes", &volume))?;
+                let path = format!("{}/move", item("groups", &view.group.to_string()));
+                let changed = self.client.post(&path, &MoveGroup { to: reference(&to) })?;
+                let committed = self.report(&changed, &format!("volume {volume} moves to {to}"))?;
+                if committed && self.options.waits() {
+                    self.wait_volume(&volume, &format!("move of {volume}"), |view| judge_moved(view, &to))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_volume(&self, which: &str, what: &str, judge: impl FnMut(&VolumeView) -> Step) -> anyhow::Result<()> {
+        let view = wait_for(&self.client, &item("volumes", which), self.options.wait_timeout, what, judge)?;
+        if self.options.output != OutputFormat::Json {
+            line(&format!("volume {} is {}, served by {}", view.name, health_words(&view), view.owner_site.name));
+        }
+        Ok(())
+    }
+
+    fn show_volume(&self, volume: &str) -> anyhow::Result<()> {
+        let path = item("volumes", volume);
+        if self.options.output != OutputFormat::Table {
+            return self.print_one::<VolumeView>(&path);
+        }
+        let view: VolumeView = self.client.get(&path)?;
+        print_facts(&volume_facts(&view));
+        line("\nsides");
+        print_rows(&view.sides, OutputFormat::Table)?;
+        line("\nlegs");
+        print_rows(&view.legs, OutputFormat::Table)?;
+        if !view.mappings.is_empty() {
+            line("\nmappings");
+            print_rows(&view.mappings, OutputFormat::Table)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn leg(&self, verb: LegVerb) -> anyhow::Result<()> {
+        match verb {
+            LegVerb::Add { volume, pool } => {
+                let path = format!("{}/legs", item("volumes", &volume));
+                let changed = self.client.post(&path, &AddLeg { pool: reference(&pool) })?;
+                let committed = self.report(&changed, &format!("leg of {volume} added in {pool}"))?;
+                if committed && self.options.waits() {
+                    self.wait_volume(&volume, &format!("resync of {volume}"), judge_resynced)?;
+                }
+            }
+            LegVerb::List { volume } => {
+                let view: VolumeView = self.client.get(&item("volumes", &volume))?;
+                match self.options.output {
+                    OutputFormat::Json => print_json(&view.legs)?,
+                    format => print_rows(&view.legs, format)?,
+                }
+            }
+            LegVerb::Remove { volume, site, leg } => {
+                let leg = match leg {
+                    Some(leg) => leg,
+                    None => self.leg_at(&volume, &site.context("give --site or --leg")?)?,
+                };
+                let changed = self.client.delete(&format!("{}/legs/{leg}", item("volumes", &volume)))?;
+                self.report(&changed, &format!("leg taken from {volume}; its node wipes it"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn leg_at(&self, volume: &str, site: &str) -> anyhow::Result<String> {
+        let view: VolumeView = self.client.get(&item("volumes", volume))?;
+        let found = view.legs.iter().find(|leg| leg.site.name == site || leg.site.id == site);
+        match found {
+            Some(leg) => Ok(leg.leg.to_string()),
+            None => bail!("volume {volume} has no leg at {site}; `voute leg list {volume}` shows where it has some"),
+        }
+    }
+
+    pub(super) fn host(&self, verb: HostVerb) -> anyhow::Result<()> {
+        match verb {
+            HostVerb::Add { name, identity } => {
+                let body = CreateHost {
+                    name: name.clone(),
+                    nqns: identity.nqn,
+                    iqns: identity.iqn,
+                    chap_secret: identity.chap_secret,
+                };
+                let changed = self.client.post("/v1/hosts", &body)?;
+                self.report(&changed, &format!("host {name} added"))?;
+            }
+            HostVerb::Change { host, identity } => {
+                let body = ChangeHost { nqns: identity.nqn, iqns: identity.iqn, chap_secret: identity.chap_secret };
+                let changed = self.client.put(&item("hosts", &host), &body)?;
+                self.report(&changed, &format!("host {host} changed"))?;
+            }
+            HostVerb::List => self.print_list::<HostView>("/v1/hosts")?,
+            HostVerb::Show { host } => self.print_one::<HostView>(&item("hosts", &host))?,
+            HostVerb::Remove { host } => {
+                let changed = self.client.delete(&item("hosts", &host))?;
+                self.report(&changed, &format!("host {host} removed"))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn mapping(&self, verb: MappingVerb) -> anyhow::Result<()> {
+        match verb {
+            MappingVerb::Add { volume, host, lun, read_only } => {
+                let body = CreateMapping { volume: reference(&volume), host: reference(&host), lun, read_only };
+                let changed = self.client.post("/v1/mappings", &body)?;
+                self.report(&changed, &format!("{volume} granted to {host}"))?;
+            }
+            MappingVerb::List => self.print_list::<MappingView>("/v1/mappings")?,
+            MappingVerb::Remove { volume, host } => {
+                let path = format!("{}/{}", item("mappings", &volume), crate::api::client::encode(&host));
+                let changed = self.client.delete(&path)?;
+                self.report(&changed, &format!("{volume} no longer granted to {host}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn volume_facts(view: &VolumeView) -> Vec<(&'static str, String)> {
+    let armed = if view.armed { "yes".to_owned() } else { format!("no: {}", view.not_armed_because.join("; ")) };
+    vec![
+        ("name", view.name.to_string()),
+        ("id", view.volume.to_string()),
+        ("size", show_size(view.size_bytes)),
+        ("block", format!("{} B", view.block_bytes)),
+        ("health", health_words(view)),
+        ("served by", format!("{} ({})", view.owner_site.name, view.owner.name)),
+        ("policy", view.policy.as_ref().map_or_else(|| "none".to_owned(), |policy| policy.name.clone())),
+        ("fails over", armed),
+        ("epoch", view.epoch.to_string()),
+        ("nsid", view.number.to_string()),
+        ("last used", view.last_io_unix_ms.map_or_else(|| "not known".to_owned(), show_time)),
+    ]
+}
+
+/// How far a new volume is.
+pub(crate) fn judge_served(view: &VolumeView) -> Step {
+    let formatted = view.legs.iter().filter(|leg| leg.formatted).count();
+    match view.health {
+        VolumeHealth::Healthy | VolumeHealth::Degraded | VolumeHealth::Resyncing => Step::Done,
+        VolumeHealth::Preparing => Step::Going(format!("{formatted} of {} legs formatted", view.legs.len())),
+        VolumeHealth::Waiting => Step::Going(format!("node {} is opening it", view.owner.name)),
+        VolumeHealth::Down => Step::Going(format!("node {} does not serve it yet", view.owner.name)),
+    }
+}
+
+/// How far a resync is.
+pub(crate) fn judge_resynced(view: &VolumeView) -> Step {
+    if view.sides.len() > 1 && view.sides.iter().all(|side| side.in_sync) {
+        return Step::Done;
+    }
+    match &view.resync {
+        Some(progress) => {
+            Step::Going(format!("{} of {} copied", show_size(progress.copied_bytes), show_size(progress.total_bytes)))
+        }
+        None => Step::Going("waiting for the copy to begin".to_owned()),
+    }
+}
+
+/// How far a move to a site, by name or id, is.
+pub(crate) fn judge_moved(view: &VolumeView, site: &str) -> Step {
+    let there = |named: &voute_control::api::answers::Named| named.name == site || named.id == site;
+    if !there(&view.owner_site) {
+        return Step::Going("waiting for the commit".to_owned());
+    }
+    let role = view.sides.iter().find(|side| there(&side.site)).and_then(|side| side.role);
+    match role {
+        Some(GroupRole::Serving) => Step::Done,
+        Some(GroupRole::Stopped) => Step::Failed(format!(
+            "node {} cannot serve it\n  `voute volume show {}` says what is wrong.",
+            view.owner.name, view.name
+        )),
+        Some(GroupRole::Following | GroupRole::Opening | GroupRole::Holding) | None => {
+            Step::Going(format!("node {} is opening it", view.owner.name))
+        }
+    }
+}

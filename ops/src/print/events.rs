@@ -1,0 +1,116 @@
+//! Events, commands and outcomes in words.
+
+use crate::api::names::Names;
+use crate::cli::locator::show_locator;
+use crate::cli::quantity::show_size;
+use voute_schemas::Event;
+use voute_schemas::commit::{Commit, Outcome};
+use voute_schemas::event::{DetachCause, HostIdentity, MoveKind};
+
+/// What came of a commit, in one line.
+#[must_use]
+pub fn outcome_words(commit: &Commit, names: &Names) -> String {
+    match &commit.outcome {
+        Outcome::Accepted(events) => {
+            events.iter().map(|event| event_words(event, names)).collect::<Vec<_>>().join("; ")
+        }
+        Outcome::Refused { message, .. } => format!("refused: {message}"),
+    }
+}
+
+/// One event in words.
+#[must_use]
+pub fn event_words(event: &Event, names: &Names) -> String {
+    let of = |id: &dyn std::fmt::Display| names.of(id);
+    match event {
+        Event::ClusterCreated { name, .. } => format!("cluster {name} created"),
+        Event::ClusterLevelRaised { level } => format!("events of level {level} allowed"),
+        Event::CredentialIssued { name, role, .. } => format!("credential {name} issued as {role:?}"),
+        Event::CredentialRevoked { credential } => format!("credential {} revoked", of(credential)),
+        Event::SiteAdded { name, .. } => format!("site {name} added"),
+        Event::SiteRemoved { site } => format!("site {} removed", of(site)),
+        Event::SiteConditionReported { site, condition, source, detail } => {
+            format!("site {} is {condition:?}, says the {source:?}{}", of(site), because(detail))
+        }
+        Event::NodeAdded { name, site, .. } => format!("node {name} admitted at {}", of(site)),
+        Event::NodePortalsChanged { node, portals } => {
+            format!("node {} listens at {}, {} and {}", of(node), portals.nvme, portals.iscsi, portals.link)
+        }
+        Event::NodeRemoved { node } => format!("node {} removed", of(node)),
+        Event::PoolCreated { name, site, .. } => format!("pool {name} created at {}", of(site)),
+        Event::PoolRemoved { pool } => format!("pool {} removed", of(pool)),
+        Event::DeviceAdded { name, pool, locator, .. } => {
+            format!("device {name} added to pool {} ({})", of(pool), show_locator(locator))
+        }
+        Event::DeviceAdopted { device, extents, .. } => format!("device {} adopted, {extents} extents", of(device)),
+        Event::DeviceRejected { device, cause } => format!("device {} rejected{}", of(device), because(cause)),
+        Event::DeviceRemoved { device } => format!("device {} removed", of(device)),
+        Event::PolicyCreated { name, rules, .. } => format!("policy {name} created, {:?}", rules.mode),
+        Event::PolicyChanged { policy, rules } => format!("policy {} changed, {:?}", of(policy), rules.mode),
+        Event::PolicyRemoved { policy } => format!("policy {} removed", of(policy)),
+        Event::VolumeCreated { name, size_bytes, legs, owner, .. } => {
+            let sites: Vec<String> = legs.iter().map(|leg| of(&leg.site)).collect();
+            format!("volume {name} of {} created on {}, owned by {}", show_size(*size_bytes), sites.join(" and "), of(owner))
+        }
+        Event::VolumeResized { volume, size_bytes, .. } => format!("volume {} grown to {}", of(volume), show_size(*size_bytes)),
+        Event::VolumeDeleted { volume } => format!("volume {} deleted", of(volume)),
+        Event::LegFormatted { leg } => format!("leg {} formatted", of(leg)),
+        Event::LegAdded { volume, placement } => format!("leg added to {} at {}", of(volume), of(&placement.site)),
+        Event::LegRemoved { volume, leg } => format!("leg {} taken from {}", of(leg), of(volume)),
+        Event::LegReleased { leg } => format!("leg {} wiped and released", of(leg)),
+        Event::LegDetached { group, site, cause } => {
+            format!("{} left the in-sync set of {}: {}", of(site), of(group), detach_words(cause))
+        }
+        Event::LegInSync { group, site, resync } => format!(
+            "{} is in sync again for {}: {} copied in {} ms{}",
+            of(site),
+            of(group),
+            show_size(resync.bytes),
+            resync.duration_ms,
+            if resync.full { " (all of it)" } else { "" }
+        ),
+        Event::OwnerMoved { group, from, to, kind } => {
+            format!("{} moved from {} to {}, {}", of(group), of(from), of(to), move_words(kind))
+        }
+        Event::OwnerConfirmed { group, node, .. } => format!("{} confirmed as owner of {}", of(node), of(group)),
+        Event::HostAdded { name, identity, .. } => format!("host {name} added ({})", identity_words(identity)),
+        Event::HostChanged { host, identity } => format!("host {} is now {}", of(host), identity_words(identity)),
+        Event::HostRemoved { host } => format!("host {} removed", of(host)),
+        Event::VolumeMapped { volume, host, lun, .. } => format!("{} granted to {} as LUN {lun}", of(volume), of(host)),
+        Event::VolumeUnmapped { volume, host } => format!("{} no longer granted to {}", of(volume), of(host)),
+        Event::FailoverDecided { site, evidence, .. } => {
+            format!("failover of {} decided, {:?}{}", of(site), evidence.condition, because(&evidence.observed))
+        }
+        Event::FailoverMeasured { phases, .. } => format!(
+            "failover measured: detection {} ms, commit {} ms, lease wait {} ms, opening {} ms",
+            phases.detection_ms, phases.commit_ms, phases.lease_wait_ms, phases.open_ms
+        ),
+    }
+}
+
+fn because(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+fn detach_words(cause: &DetachCause) -> String {
+    match cause {
+        DetachCause::Unreachable => "unreachable".to_owned(),
+        DetachCause::DeviceError { detail } => format!("device error ({detail})"),
+        DetachCause::ContentLost => "its content is gone".to_owned(),
+        DetachCause::Requested => "requested".to_owned(),
+    }
+}
+
+fn move_words(kind: &MoveKind) -> String {
+    match kind {
+        MoveKind::Planned => "planned".to_owned(),
+        MoveKind::Unplanned { attestation } => {
+            format!("unplanned, after {} ms of silence of the old owner", attestation.silent_ms)
+        }
+        MoveKind::HandedOver { cause } => format!("handed over{}", because(cause)),
+    }
+}
+
+fn identity_words(identity: &HostIdentity) -> String {
+    identity.nqns.iter().chain(&identity.iqns).cloned().collect::<Vec<_>>().join(", ")
+}
