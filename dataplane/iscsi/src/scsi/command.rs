@@ -345,8 +345,8 @@ fn read_capacity_16(context: &Context<'_>) -> Vec<u8> {
     let mut data = vec![0; 32];
     data[..8].copy_from_slice(&(context.view.blocks - 1).to_be_bytes());
     data[8..12].copy_from_slice(&context.view.block_size.to_be_bytes());
-    // Logical blocks per physical block exponent: physical blocks are 4096 bytes.
-    data[13] = (4096 / context.view.block_size).max(1).trailing_zeros() as u8;
+    // Logical blocks per physical block exponent stays zero: a leg's blocks are never larger than the
+    // volume's, so no write is read-modify-write. Block limits tell the granularity that is best.
     // LBPME, LBPRZ.
     data[14] = if context.view.thin { 0xc0 } else { 0 };
     data
@@ -368,19 +368,14 @@ fn write_same(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
     if cdb.protection() != 0 || anchors || cdb.0[1] & 0x06 != 0 || without_data && !has_ndob {
         return Err(Sense::INVALID_FIELD_IN_CDB);
     }
+    writable(context)?;
     if deallocate && !context.view.thin {
         return Err(Sense::INVALID_FIELD_IN_CDB);
     }
     let (lba, blocks) = checked_range(cdb.range(), context)?;
-    // Zero blocks mean all to the end (WSNZ is zero), and may be too many as well.
-    let count = if blocks == 0 { context.view.blocks - lba } else { u64::from(blocks) };
-    if count > u64::from(WRITE_SAME_BYTES_MAX / context.view.block_size) {
+    // WSNZ: zero blocks would mean all to the end.
+    if blocks == 0 || blocks > WRITE_SAME_BYTES_MAX / context.view.block_size {
         return Err(Sense::INVALID_FIELD_IN_CDB);
-    }
-    writable(context)?;
-    let blocks = count as u32;
-    if blocks == 0 {
-        return Ok(Plan::Good);
     }
     if without_data {
         return Ok(submit(Operation::WriteZeroes { lba, blocks, deallocate }));

@@ -27,7 +27,7 @@ pub const COMPARE_AND_WRITE_BLOCKS_MAX: u8 = 1;
 /// Most ranges of one UNMAP.
 pub const UNMAP_DESCRIPTORS_MAX: u32 = 256;
 /// Most blocks over all ranges of one UNMAP.
-pub const UNMAP_BLOCKS_MAX: u32 = 1 << 22;
+pub const UNMAP_BLOCKS_MAX: u32 = 1 << 20;
 /// What UNMAP frees best, bytes: below one MiB, so that ESXi unmaps by itself.
 pub const UNMAP_GRANULARITY_BYTES: u32 = 64 << 10;
 

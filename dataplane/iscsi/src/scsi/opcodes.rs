@@ -188,7 +188,7 @@ pub(crate) fn find(opcode: u8, service_action: u8, is_thin: bool) -> Option<&'st
 pub(crate) fn check(cdb: &Cdb, is_thin: bool) -> Result<&'static Supported, Sense> {
     find(cdb.opcode(), cdb.service_action(), is_thin).ok_or_else(|| {
         if has_service_actions(cdb.opcode()) {
-            Sense::INVALID_FIELD_IN_CDB
+            Sense::invalid_field_at(1)
         } else {
             Sense::INVALID_OPCODE
         }
@@ -201,14 +201,14 @@ pub(crate) fn report(cdb: &Cdb, is_thin: bool) -> Result<Vec<u8>, Sense> {
     let (opcode, action) = (cdb.0[3], cdb.u16_at(4));
     match cdb.0[2] & 7 {
         0 => Ok(report_all(is_thin, with_timeouts)),
-        1 if has_service_actions(opcode) => Err(Sense::INVALID_FIELD_IN_CDB),
-        2 if !has_service_actions(opcode) => Err(Sense::INVALID_FIELD_IN_CDB),
+        1 if has_service_actions(opcode) => Err(Sense::invalid_field_at(2)),
+        2 if !has_service_actions(opcode) => Err(Sense::invalid_field_at(2)),
         1 => Ok(report_one(find(opcode, 0, is_thin), with_timeouts)),
         2 | 3 => {
             let row = u8::try_from(action).ok().and_then(|action| find(opcode, action, is_thin));
             Ok(report_one(row, with_timeouts))
         }
-        _ => Err(Sense::INVALID_FIELD_IN_CDB),
+        _ => Err(Sense::invalid_field_at(2)),
     }
 }
 

@@ -14,6 +14,9 @@ mod key {
     pub(super) const MISCOMPARE: u8 = 0xe;
 }
 
+/// Sense key specific data: valid, and of the CDB (SPC-4 §4.5.2.4.2).
+const FIELD_IN_CDB: u8 = 0xc0;
+
 /// Why a command ended with CHECK CONDITION.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sense {
@@ -21,6 +24,8 @@ pub(crate) struct Sense {
     /// Additional sense code and qualifier.
     code: u16,
     information: Option<u64>,
+    /// The byte of the CDB that is at fault.
+    field: Option<u8>,
 }
 
 /// A unit attention: additional sense code and qualifier (SPC-4 §5.14).
@@ -64,11 +69,20 @@ impl Sense {
     pub(crate) const ABORTED: Sense = Sense::new(key::ABORTED_COMMAND, 0x0000);
 
     const fn new(key: u8, code: u16) -> Self {
-        Sense { key, code, information: None }
+        Sense { key, code, information: None, field: None }
+    }
+
+    /// An invalid field that begins in this byte of the CDB.
+    pub(crate) const fn invalid_field_at(byte: u8) -> Self {
+        Sense { field: Some(byte), ..Sense::INVALID_FIELD_IN_CDB }
     }
 
     pub(crate) fn miscompare(offset: u32) -> Self {
-        Sense { key: key::MISCOMPARE, code: 0x1d00, information: Some(u64::from(offset)) }
+        Sense::new(key::MISCOMPARE, 0x1d00).about(u64::from(offset))
+    }
+
+    fn about(self, information: u64) -> Self {
+        Sense { information: Some(information), ..self }
     }
 
     /// What a failure of the volume means to the host; None if it is a status of its own.
@@ -81,12 +95,10 @@ impl Sense {
             Failure::OutOfRange => Sense::LBA_OUT_OF_RANGE,
             Failure::OutOfSpace => Sense::OUT_OF_SPACE,
             Failure::WriteProtected => Sense::WRITE_PROTECTED,
-            Failure::UnreadableMedium { lba } => {
-                Sense { key: key::MEDIUM_ERROR, code: 0x1100, information: Some(lba) }
-            }
-            Failure::UnwritableMedium { lba } => {
-                Sense { key: key::MEDIUM_ERROR, code: 0x0c00, information: Some(lba) }
-            }
+            Failure::UnreadableMedium { lba } => Sense::new(key::MEDIUM_ERROR, 0x1100).about(lba),
+
+            Failure::UnwritableMedium { lba } => Sense::new(key::MEDIUM_ERROR, 0x0c00).about(lba),
+
             Failure::Unsupported => Sense::INVALID_OPCODE,
             Failure::Aborted => Sense::ABORTED,
         })
@@ -110,6 +122,9 @@ impl Sense {
         sense[2] = self.key;
         sense[7] = 10;
         sense[12..14].copy_from_slice(&self.code.to_be_bytes());
+        if let Some(field) = self.field {
+            sense[15..18].copy_from_slice(&[FIELD_IN_CDB, 0, field]);
+        }
         sense
     }
 
@@ -119,8 +134,11 @@ impl Sense {
         if let Some(information) = self.information {
             sense.extend_from_slice(&[0x00, 0x0a, 0x80, 0]);
             sense.extend_from_slice(&information.to_be_bytes());
-            sense[7] = 12;
         }
+        if let Some(field) = self.field {
+            sense.extend_from_slice(&[0x02, 0x06, 0, 0, FIELD_IN_CDB, 0, field, 0]);
+        }
+        sense[7] = (sense.len() - 8) as u8;
         sense
     }
 }
