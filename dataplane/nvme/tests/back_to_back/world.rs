@@ -165,13 +165,23 @@ impl Wire {
             from = to;
         }
         self.to_target = incoming[from..].to_vec();
+        self.deliver_to_host();
+        moved
+    }
+
+    /// Moves what the target put out, and nothing the other way.
+    pub(crate) fn exchange_to_host(&mut self) {
+        self.to_host.append(self.target.output());
+        self.deliver_to_host();
+    }
+
+    fn deliver_to_host(&mut self) {
         let (incoming, mut from) = (std::mem::take(&mut self.to_host), 0);
         while from < incoming.len() {
             let to = from + self.piece(incoming.len() - from);
             self.host.receive(&incoming[from..to], self.now);
             from = to;
         }
-        moved
     }
 
     fn piece(&mut self, available: usize) -> usize {
