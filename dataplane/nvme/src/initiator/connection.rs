@@ -25,6 +25,8 @@ const CONNECT_DATA_LENGTH: usize = 1024;
 const ADMIN_CAPSULE_MAX: usize = 8192;
 /// New commands are refused while this much output waits, bytes.
 const OUTPUT_MAX: usize = 16 << 20;
+/// An admin queue takes Connect, a keep-alive, an event request and a command at least.
+const ADMIN_DEPTH_MIN: u16 = 8;
 const ANY_CONTROLLER: u16 = 0xFFFF;
 
 /// Who connects to what, and how.
@@ -40,7 +42,8 @@ pub struct ConnectionOptions {
     pub digests: Digests,
     /// Keep-alive time of an admin connection, at least 1 s; `None` for none.
     pub keep_alive: Option<Duration>,
-    /// Entries of the submission queue, 2 to 1024; one less commands may be outstanding.
+    /// Entries of the submission queue, 2 to 1024 (admin queues: from 8); other values are raised or
+    /// cut to that. One less commands may be outstanding.
     pub queue_depth: u16,
     /// Whether to keep submission queue flow control. Without it reads cost one PDU less.
     pub flow_control: bool,
@@ -278,7 +281,7 @@ impl InitiatorConnection {
         let digests = options.digests;
         InitializeRequest { format: 0, host_alignment: 0, digests, ready_to_transfer_max: 0 }
             .write(&mut output);
-        let depth = options.queue_depth.clamp(2, 1024);
+        let depth = options.queue_depth.clamp(if queue == 0 { ADMIN_DEPTH_MIN } else { 2 }, 1024);
         InitiatorConnection {
             queue,
             controller,
@@ -511,12 +514,12 @@ impl InitiatorConnection {
     }
 
     fn keep_alive(&mut self) {
-        let Some(time) = self.keep_alive_time() else { return };
+        if self.keep_alive_deadline().is_none_or(|deadline| self.now < deadline) {
+            return;
+        }
         if self.keep_alive_outstanding {
-            if self.now >= self.keep_alive_sent.max(self.last_heard) + time {
-                self.close(Closed::KeepAliveTimeout);
-            }
-        } else if self.now >= self.keep_alive_sent + time / 3 && !self.free.is_empty() {
+            self.close(Closed::KeepAliveTimeout);
+        } else if !self.free.is_empty() {
             self.keep_alive_outstanding = true;
             self.keep_alive_sent = self.now;
             self.send(Command::keep_alive(), Purpose::KeepAlive);

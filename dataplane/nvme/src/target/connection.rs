@@ -11,6 +11,7 @@ use super::controller::Membership;
 use super::io::{self, Demand};
 use super::slots::{Slots, Stage};
 use super::states::{Phase, Role, Step, step};
+use super::transfer::Transfer;
 use super::{PortalId, Target, TargetLimits};
 use crate::framer::{DataLimits, Frame, Framer};
 use crate::little_endian::{u16_at, u32_at};
@@ -19,9 +20,8 @@ use crate::pdu::{
     write_termination,
 };
 use crate::{
-    CompletionEntry, DataPointer, Direction, FatalError, Fault, Fuse, HOST_TRANSFER_MAX, HostView,
-    LINK_TRANSFER_MAX, Operation, Outcome, PduKind, Request, Scope, Status, SubmissionEntry, Tag,
-    io_opcode,
+    Association, CompletionEntry, FatalError, Fault, Fuse, HostView, LINK_TRANSFER_MAX, Operation,
+    Outcome, PduKind, Request, Scope, Status, SubmissionEntry, Tag, io_opcode,
 };
 
 /// Fabrics and admin capsules carry at most this much data, and every host may send that, bytes.
@@ -225,6 +225,15 @@ impl TargetConnection {
             Peer::Unknown => 0,
             Peer::Host { membership, .. } => membership.surfaced,
             Peer::Link { surfaced, .. } => *surfaced,
+        }
+    }
+
+    /// Which host this is, by which controller; `None` before Connect and on links.
+    #[must_use]
+    pub fn association(&self) -> Option<&Arc<Association>> {
+        match &self.peer {
+            Peer::Host { membership, .. } => Some(membership.controller().association()),
+            Peer::Unknown | Peer::Link { .. } => None,
         }
     }
 
@@ -771,66 +780,5 @@ impl TargetConnection {
 
     fn held_bytes(&self) -> usize {
         self.queued_bytes + self.surfaced_bytes + self.output.len()
-    }
-}
-
-/// How a command's data moves.
-struct Transfer {
-    expected: usize,
-    reply_max: usize,
-    in_capsule: bool,
-}
-
-impl Transfer {
-    /// Matches the command's data pointer, and the data present in its capsule, with what it needs.
-    fn of(entry: &SubmissionEntry, demand: Demand, present: usize) -> Result<Self, Status> {
-        let pointer = entry.data_pointer();
-        let fits = |length: u32| match length as usize {
-            length if length > demand.length_max && demand.length_max == HOST_TRANSFER_MAX => {
-                Err(Status::invalid_field())
-            }
-            length if length < demand.length_min || length > demand.length_max => {
-                Err(Status::sgl_length_invalid())
-            }
-            length => Ok(length),
-        };
-        match (demand.direction, pointer) {
-            (Direction::None, _) => Ok(Transfer { expected: 0, reply_max: 0, in_capsule: false }),
-            (Direction::ToHost, DataPointer::Transport { length }) => {
-                Ok(Transfer { expected: 0, reply_max: fits(length)?, in_capsule: false })
-            }
-            (
-                Direction::ToController | Direction::Both,
-                DataPointer::InCapsule { offset, length },
-            ) => {
-                if offset != 0 {
-                    return Err(Status::sgl_offset_invalid());
-                }
-                if length as usize != present {
-                    return Err(Status::sgl_length_invalid());
-                }
-                let reply_max = reply_of(entry, demand);
-                Ok(Transfer { expected: fits(length)?, reply_max, in_capsule: true })
-            }
-            (Direction::ToController, DataPointer::Transport { length }) if present == 0 => {
-                Ok(Transfer { expected: fits(length)?, reply_max: 0, in_capsule: false })
-            }
-            (Direction::Both, DataPointer::Transport { length: 0 }) if present == 0 => {
-                Ok(Transfer { expected: 0, reply_max: reply_of(entry, demand), in_capsule: false })
-            }
-            (Direction::ToController | Direction::Both, DataPointer::Transport { .. }) => {
-                Err(Status::sgl_length_invalid())
-            }
-            (_, DataPointer::InCapsule { .. } | DataPointer::Other(_)) => {
-                Err(Status::sgl_type_invalid())
-            }
-        }
-    }
-}
-
-fn reply_of(entry: &SubmissionEntry, demand: Demand) -> usize {
-    match demand.direction {
-        Direction::Both => entry.reply_length_max() as usize,
-        _ => 0,
     }
 }

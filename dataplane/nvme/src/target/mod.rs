@@ -11,6 +11,7 @@ mod io;
 mod log;
 mod slots;
 mod states;
+mod transfer;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
