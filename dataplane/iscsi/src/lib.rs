@@ -15,7 +15,7 @@
 pub mod chap;
 mod connection;
 mod full_feature;
-// mod initiator;
+mod initiator;
 mod login;
 mod negotiation;
 mod pdu;
@@ -27,7 +27,10 @@ mod task;
 mod text;
 
 pub use connection::TargetConnection;
-// pub use initiator::{Completion, CompletionStatus, Initiator, InitiatorConfig, InitiatorError};
+pub use initiator::{
+    Completion, CompletionStatus, Initiator, InitiatorConfig, InitiatorError, parse_capacity,
+    parse_targets,
+};
 pub use negotiation::{DigestChoice, Parameters};
 pub use request::{
     AllocationExtent, BlockRange, Failure, NotReady, Operation, Outcome, Request, Tag, VolumeKey,

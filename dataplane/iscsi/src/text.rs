@@ -58,7 +58,7 @@ pub(crate) fn number(value: &str) -> Option<u64> {
 }
 
 /// The first of a comma-separated list of offers that `accept` takes.
-pub(crate) fn choose<'a>(offers: &'a str, accept: impl Fn(&str) -> bool) -> Option<&'a str> {
+pub(crate) fn choose(offers: &str, accept: impl Fn(&str) -> bool) -> Option<&str> {
     offers.split(',').map(str::trim).find(|offer| accept(offer))
 }
 

@@ -124,7 +124,7 @@ impl Reservations {
         }
         let Some(held) = &self.held else { return false };
         let is_registered = self.registration(nexus).is_some();
-        if held.by.is(nexus) && is_registered || held.kind.admits_registrants() && is_registered {
+        if is_registered && (held.by.is(nexus) || held.kind.admits_registrants()) {
             return false;
         }
         match guard {
