@@ -78,7 +78,8 @@ impl Claims {
         woken
     }
 
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.held.len() + self.waiting.len()
     }
 }

@@ -8,7 +8,6 @@ use crate::keeper::{Client, Keeper, LegFault, LegOperation};
 use crate::link::{LinkReply, LinkRequest};
 use crate::out::LinkClient;
 use crate::owner::{Context, LinkPurpose, Owner, OwnerCall, to_ms};
-use crate::pending::Pending;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +43,7 @@ enum Step {
     Writing,
 }
 
-struct Job {
+pub(crate) struct Job {
     volume: usize,
     region: u64,
     step: Step,
@@ -55,7 +54,6 @@ pub(crate) struct Copier {
     purpose: Purpose,
     full: bool,
     queue: VecDeque<(usize, u64)>,
-    jobs: Pending<Job>,
     copied_bytes: u64,
     copied_regions: u64,
     total: u64,
@@ -75,7 +73,6 @@ impl Copier {
             purpose,
             full,
             queue: queue.into(),
-            jobs: Pending::new(),
             copied_bytes: 0,
             copied_regions: 0,
             total,
@@ -121,21 +118,30 @@ impl Owner {
     }
 
     pub(crate) fn drop_copier(&mut self) {
-        let Some(copier) = self.copier.take() else { return };
-        for key in copier.jobs.keys() {
-            if let Some(job) = copier.jobs.get(key) {
-                // Whoever waited behind the copy is woken by the next drive.
-                let woken = self.volumes[job.volume].claims.release(key | COPY_BIT);
-                self.woken.extend(woken);
-            }
+        self.copier = None;
+        for key in self.copies.keys() {
+            let Some(job) = self.copies.remove(key) else { continue };
+            // Whoever waited behind the copy is woken by the next drive.
+            let woken = self.volumes[job.volume].claims.release(key | COPY_BIT);
+            self.woken.extend(woken);
+        }
+    }
+
+    /// The resync that this copier made is over; one that settles goes on.
+    pub(crate) fn end_resync(&mut self) {
+        if self
+            .copier
+            .as_ref()
+            .is_some_and(|copier| matches!(copier.purpose, Purpose::Resync { .. }))
+        {
+            self.drop_copier();
         }
     }
 
     /// The channel changed: copies in flight are done again.
     pub(crate) fn restart_copies(&mut self) {
-        let Some(copier) = &mut self.copier else { return };
-        for key in copier.jobs.keys() {
-            if let Some(job) = copier.jobs.get_mut(key).filter(|job| job.step == Step::Writing) {
+        for key in self.copies.keys() {
+            if let Some(job) = self.copies.get_mut(key).filter(|job| job.step == Step::Writing) {
                 job.step = Step::Again;
             }
         }
@@ -154,7 +160,7 @@ impl Owner {
         }
         self.repeat_copies(keeper, context);
         let window = if self.works.len() > 0 { WINDOW_BUSY } else { WINDOW_IDLE };
-        while let Some(copier) = self.copier.as_mut().filter(|copier| copier.jobs.len() < window) {
+        while let Some(copier) = self.copier.as_mut().filter(|_| self.copies.len() < window) {
             let Some((volume, region)) = copier.queue.pop_front() else { break };
             let begin = region * copier.region_bytes;
             let size = self.volumes[volume].spec.size_bytes;
@@ -163,20 +169,20 @@ impl Owner {
                 continue;
             }
             let length = copier.region_bytes.min(size - begin);
-            let key = copier.jobs.insert(Job { volume, region, step: Step::Claiming, length });
+            let key = self.copies.insert(Job { volume, region, step: Step::Claiming, length });
             if self.volumes[volume].claims.claim(key | COPY_BIT, Claim::Copy, begin, begin + length)
             {
                 self.copy_claimed(key | COPY_BIT, keeper, context);
             }
         }
-        self.finish_copier(keeper, context);
+        self.finish_copier(context);
     }
 
-    fn finish_copier(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+    fn finish_copier(&mut self, context: &mut Context<'_>) {
         let Some(copier) = self
             .copier
             .as_mut()
-            .filter(|copier| !copier.finished && copier.queue.is_empty() && copier.jobs.len() == 0)
+            .filter(|copier| !copier.finished && copier.queue.is_empty() && self.copies.len() == 0)
         else {
             return;
         };
@@ -184,18 +190,14 @@ impl Owner {
         match copier.purpose {
             Purpose::Settle => self.copier = None,
             // Kept for its evidence until the log took the peer in.
-            Purpose::Resync { .. } => self.copied(keeper, context),
+            Purpose::Resync { .. } => self.copied(context),
         }
     }
 
     fn repeat_copies(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
-        let keys = self.copier.as_ref().map(|copier| copier.jobs.keys()).unwrap_or_default();
+        let keys = self.copies.keys();
         for key in keys {
-            let again = self
-                .copier
-                .as_ref()
-                .and_then(|copier| copier.jobs.get(key))
-                .is_some_and(|job| job.step == Step::Again);
+            let again = self.copies.get(key).is_some_and(|job| job.step == Step::Again);
             if again {
                 self.copy_claimed(key | COPY_BIT, keeper, context);
             }
@@ -209,7 +211,7 @@ impl Owner {
         context: &mut Context<'_>,
     ) {
         let key = claim & !COPY_BIT;
-        let Some(job) = self.copier.as_mut().and_then(|copier| copier.jobs.get_mut(key)) else {
+        let Some(job) = self.copies.get_mut(key) else {
             return;
         };
         let Some(bar) = self.bar else {
@@ -240,12 +242,7 @@ impl Owner {
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
-        let Some(job) = self
-            .copier
-            .as_mut()
-            .and_then(|copier| copier.jobs.get_mut(key))
-            .filter(|job| job.step == Step::Reading)
-        else {
+        let Some(job) = self.copies.get_mut(key).filter(|job| job.step == Step::Reading) else {
             return;
         };
         match result {
@@ -269,7 +266,7 @@ impl Owner {
 
     fn send_copy(&mut self, key: u64, data: Option<Buffer>, context: &mut Context<'_>) {
         let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.bar()?)));
-        let Some(job) = self.copier.as_mut().and_then(|copier| copier.jobs.get_mut(key)) else {
+        let Some(job) = self.copies.get_mut(key) else {
             return;
         };
         let Some((node, bar)) = peer else {
@@ -293,13 +290,15 @@ impl Owner {
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
-        let Some(copier) = &mut self.copier else { return };
-        let Some(job) = copier.jobs.get_mut(key).filter(|job| job.step == Step::Writing) else {
+        if self.copier.is_none() {
+            return;
+        }
+        let Some(job) = self.copies.get_mut(key).filter(|job| job.step == Step::Writing) else {
             return;
         };
         match reply {
             Some(LinkReply::Done) => {
-                let job = copier.jobs.remove(key).expect("looked up above");
+                let job = self.copies.remove(key).expect("looked up above");
                 self.region_copied(job.volume, job.region, job.length);
                 self.release_claim(job.volume, key | COPY_BIT, keeper, context);
                 self.advance_settled(keeper, context);

@@ -2,6 +2,7 @@
 
 use crate::action::{Access, Action, HostOutcome, HostRequest, IncomingTag};
 use crate::keeper::{Client, Keeper, KeeperEvent, LegFault, LegOperation};
+use crate::lease::Grants;
 use crate::link::{Bar, Control, ControlReply, LinkRefusal, LinkReply, MAP_REGIONS_MAX};
 use crate::owner::{Context, LinkPurpose, Owner, OwnerCall};
 use std::collections::HashSet;
@@ -10,10 +11,19 @@ use voute_buffer::Buffer;
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, GroupRole, GroupSpec, GroupStatus};
 use voute_schemas::event::Attestation;
+use voute_schemas::times::Times;
 use voute_schemas::{ClusterId, NodeId};
 
 /// An owner is silent when it asked for no lease during so many intervals.
 const SILENT_INTERVALS: u64 = 3;
+
+/// What a status needs from outside the group.
+pub(crate) struct View<'a> {
+    pub(crate) now: Duration,
+    pub(crate) me: NodeId,
+    pub(crate) times: &'a Times,
+    pub(crate) grants: &'a Grants,
+}
 
 pub(crate) struct Group {
     pub(crate) spec: GroupSpec,
@@ -267,7 +277,7 @@ impl Group {
     pub(crate) fn granted(&mut self, peer: NodeId, revoked: bool, context: &mut Context<'_>) {
         if let Some(owner) = &mut self.owner {
             if revoked {
-                owner.channel_changed(peer, true, &mut self.keeper, context);
+                owner.bar_revoked(peer, &mut self.keeper, context);
             } else if owner.peer.as_ref().is_some_and(|other| other.node == peer)
                 && owner.works.len() > 0
             {
@@ -295,7 +305,7 @@ impl Group {
         self.owner.as_ref()?.peer.as_ref().map(|peer| peer.node)
     }
 
-    pub(crate) fn status(&self, context: &Context<'_>, unix_ms: u64) -> GroupStatus {
+    pub(crate) fn status(&self, context: &View<'_>, unix_ms: u64) -> GroupStatus {
         let owner = self.owner.as_ref();
         let last_io = owner.and_then(|owner| owner.last_io);
         GroupStatus {
@@ -314,7 +324,7 @@ impl Group {
     }
 
     /// What this side can vouch for, if it could own.
-    fn attestation(&self, context: &Context<'_>) -> Option<Attestation> {
+    fn attestation(&self, context: &View<'_>) -> Option<Attestation> {
         self.spec.sides.iter().find(|side| side.node == context.me && side.in_sync)?;
         let last = context.grants.last(self.spec.owner);
         let silent_ms = crate::owner::to_ms(context.now.saturating_sub(last));

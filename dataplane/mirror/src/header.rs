@@ -39,8 +39,9 @@ pub struct Header {
     pub token: Token,
     /// Whether its content is whole; not while a resync overwrites it.
     pub consistent: bool,
-    /// As the owner's leg: the log was asked to take the peer in, and may have done so.
-    pub joining: bool,
+    /// As the owner's leg: at the epoch of this commit the log was asked to take the peer in. While
+    /// that is the epoch, it may still do so.
+    pub joining: Option<u64>,
     /// Number of the commit since which the dirty map is complete; `None`: it cannot be used.
     pub map_since: Option<u64>,
     /// Written by the last start of an owner that reached this leg.
@@ -122,7 +123,7 @@ mod tests {
                 session: 4,
             },
             consistent: true,
-            joining: false,
+            joining: None,
             map_since: Some(7),
             nonce: 11,
             agreed_nonce: 10,

@@ -27,7 +27,7 @@ use std::time::Duration;
 use voute_buffer::Buffer;
 use voute_schemas::contract::{GroupSpec, LegState, LegStatus, VolumeSpec};
 use voute_schemas::place::LEG_METADATA_BYTES;
-use voute_schemas::{ClusterId, GroupId, LegId, NodeId, Token};
+use voute_schemas::{ClusterId, Epoch, GroupId, LegId, NodeId, Token};
 
 /// How long after a failed load the leg is tried again.
 const RELOAD_AFTER: Duration = Duration::from_millis(1_000);
@@ -249,7 +249,7 @@ impl Keeper {
             pages: regions.div_ceil(REGIONS_PER_PAGE),
             token: Token::default(),
             consistent: in_sync,
-            joining: false,
+            joining: None,
             map_since: in_sync.then_some(spec.epoch.sequence.0),
             nonce: 0,
             agreed_nonce: 0,
@@ -391,7 +391,7 @@ impl Keeper {
         state.header.consistent = map_since.is_some();
         state.header.nonce = 0;
         state.header.agreed_nonce = 0;
-        state.header.joining = false;
+        state.header.joining = None;
         state.header.token = self.held;
         state.pages = (0..state.header.pages).map(|_| (1, Writer::default())).collect();
         self.format_pages(leg, 0, out);
@@ -554,10 +554,12 @@ impl Keeper {
             return self.events.push_back(KeeperEvent::Barred(client, Err(fault)));
         }
         let highest = self.barring.as_ref().map_or(self.held, |barring| barring.token);
-        if token == self.held && self.held_by == Some(by) && self.barring.is_none() {
-            if let Some(bar) = self.bar {
-                return self.events.push_back(KeeperEvent::Barred(client, Ok(bar)));
-            }
+        if token == self.held
+            && self.held_by == Some(by)
+            && self.barring.is_none()
+            && let Some(bar) = self.bar
+        {
+            return self.events.push_back(KeeperEvent::Barred(client, Ok(bar)));
         }
         if !matches!(token.partial_cmp(&highest), Some(std::cmp::Ordering::Greater)) {
             return self.events.push_back(KeeperEvent::Barred(client, Err(LegFault::Stale)));
@@ -656,8 +658,9 @@ impl Keeper {
         self.legs.iter().all(|leg| leg.header.consistent)
     }
 
-    pub(crate) fn is_joining(&self) -> bool {
-        self.legs.iter().any(|leg| leg.header.joining)
+    /// Whether the log was asked, at this epoch, to take the peer in.
+    pub(crate) fn is_joining(&self, epoch: Epoch) -> bool {
+        self.legs.iter().any(|leg| leg.header.joining == Some(epoch.sequence.0))
     }
 
     fn position(&self, volume: u32) -> Option<usize> {
@@ -670,10 +673,6 @@ impl Keeper {
     pub(crate) fn dirty(&self, volume: u32, from: u64) -> impl Iterator<Item = u64> + '_ {
         let leg = self.position(volume).map(|index| &self.legs[index]);
         leg.into_iter().flat_map(|leg| leg.dirty.ones()).filter(move |region| *region >= from)
-    }
-
-    pub(crate) fn is_dirty(&self, volume: u32, region: u64) -> bool {
-        self.position(volume).is_some_and(|index| self.legs[index].dirty.get(region))
     }
 
     pub(crate) fn is_written(&self, volume: u32, region: u64) -> bool {
@@ -752,9 +751,10 @@ impl Keeper {
             let leg = &mut self.legs[index];
             match mark {
                 Mark::Inconsistent => leg.header.consistent = false,
+                Mark::Consistent => leg.header.consistent = true,
                 Mark::InSync { nonce, agreed } => {
                     leg.header.consistent = true;
-                    leg.header.joining = false;
+                    leg.header.joining = None;
                     leg.header.map_since = Some(since);
                     leg.header.nonce = nonce;
                     leg.header.agreed_nonce = agreed;
@@ -769,9 +769,9 @@ impl Keeper {
     }
 
     /// Notes on disk that the log was asked to take the peer in. One [`KeeperEvent::Done`].
-    pub(crate) fn mark_joining(&mut self, joining: bool, client: Client, out: &mut Out) {
+    pub(crate) fn mark_joining(&mut self, epoch: Epoch, client: Client, out: &mut Out) {
         for leg in &mut self.legs {
-            leg.header.joining = joining;
+            leg.header.joining = Some(epoch.sequence.0);
         }
         self.write_headers(client, out);
     }

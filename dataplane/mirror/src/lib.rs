@@ -27,7 +27,7 @@ mod work;
 
 pub use action::*;
 
-use crate::group::Group;
+use crate::group::{Group, View};
 use crate::header::HEADER_AREA_BYTES;
 use crate::keeper::LegOperation;
 use crate::lease::{Grants, Lease};
@@ -425,9 +425,10 @@ impl Mirror {
 
     /// What each group does, for the control plane. `unix_ms`: wall time.
     #[must_use]
-    pub fn status(&mut self, now: Duration, unix_ms: u64) -> Vec<GroupStatus> {
-        let context = context!(self, now);
-        self.groups.values().map(|group| group.status(&context, unix_ms)).collect()
+    pub fn status(&self, now: Duration, unix_ms: u64) -> Vec<GroupStatus> {
+        let view =
+            View { now, me: self.identity.node, times: &self.identity.times, grants: &self.grants };
+        self.groups.values().map(|group| group.status(&view, unix_ms)).collect()
     }
 
     /// How each channel stands.

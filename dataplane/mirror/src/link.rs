@@ -136,6 +136,8 @@ pub enum Control {
 pub enum Mark {
     /// The leg is about to be overwritten by a resync.
     Inconsistent,
+    /// The resync copied everything: the leg is whole again, if not yet in sync.
+    Consistent,
     /// The leg equals the owner's; its map starts anew at the token's epoch.
     InSync {
         /// Written by this start of the owner on every leg; a clone or restored image has another.

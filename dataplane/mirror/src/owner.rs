@@ -19,7 +19,7 @@
 //! one that it asked to take in counts from the asking on.
 
 use crate::action::{Access, Action, HostOutcome};
-use crate::copy::Copier;
+use crate::copy::{Copier, Job};
 use crate::keeper::{Client, Keeper, LegFault};
 use crate::lease::{Grants, Lease};
 use crate::link::Bar;
@@ -51,6 +51,7 @@ pub(crate) enum LinkPurpose {
     Bar { session: u64 },
     Map { volume: usize },
     MarkInconsistent,
+    MarkConsistent,
     MarkInSync,
     Work(u64),
     PeerRead(u64),
@@ -125,6 +126,7 @@ pub(crate) struct Owner {
     lease_wait: Option<Duration>,
     pub(crate) peer: Option<Peer>,
     pub(crate) copier: Option<Copier>,
+    pub(crate) copies: Pending<Job>,
     pub(crate) volumes: Vec<VolumeState>,
     pub(crate) works: Pending<Work>,
     /// Claims granted while something else was being done.
@@ -152,6 +154,7 @@ impl Owner {
             lease_wait: None,
             peer: Peer::of(spec, me, now),
             copier: None,
+            copies: Pending::new(),
             volumes: spec.volumes.iter().map(VolumeState::new).collect(),
             works: Pending::new(),
             woken: Vec::new(),
@@ -184,7 +187,7 @@ impl Owner {
             self.forget_peer_in_works();
             self.peer = wanted;
         } else if spec.epoch.sequence > self.epoch.sequence {
-            self.reconfigure_peer(wanted.is_some_and(|peer| peer.is_in_sync()), keeper, context);
+            self.reconfigure_peer(wanted.is_some_and(|peer| peer.is_in_sync()), context);
         }
         if let Some(peer) = &mut self.peer {
             peer.follow(spec);
@@ -278,10 +281,11 @@ impl Owner {
         if keeper.usable().is_err() {
             return;
         }
-        if keeper.is_joining() {
-            if let Some(peer) = &mut self.peer {
-                peer.resume_joining();
-            }
+        if self.stage == Stage::Opening
+            && keeper.is_joining(self.epoch)
+            && let Some(peer) = &mut self.peer
+        {
+            peer.resume_joining();
         }
         if self.bar.is_none() && !self.barring {
             self.barring = true;

@@ -151,12 +151,7 @@ impl Peer {
 
 impl Owner {
     /// A newer epoch says whether the peer is in sync.
-    pub(crate) fn reconfigure_peer(
-        &mut self,
-        in_sync: bool,
-        keeper: &mut Keeper,
-        context: &mut Context<'_>,
-    ) {
+    pub(crate) fn reconfigure_peer(&mut self, in_sync: bool, context: &mut Context<'_>) {
         let Some(peer) = &mut self.peer else { return };
         peer.lose_bar();
         peer.leaving = None;
@@ -167,7 +162,7 @@ impl Owner {
             (Role::Joining { .. }, true) => {
                 peer.role = Role::InSync;
                 peer.mark_wanted = true;
-                self.copier = None;
+                self.end_resync();
             }
             (Role::Away | Role::Resync, true) => {
                 // The log took it in although this process did not ask: an earlier one did. It was
@@ -177,11 +172,7 @@ impl Owner {
                 self.drop_copier();
                 self.settle_own_map = true;
             }
-            (Role::Joining { .. }, false) => {
-                keeper.mark_joining(false, Client::Owner(OwnerCall::Joining), context.out);
-                self.peer_left(context);
-            }
-            (Role::Away | Role::Resync | Role::InSync, false) => self.peer_left(context),
+            (_, false) => self.peer_left(context),
         }
     }
 
@@ -362,6 +353,19 @@ impl Owner {
         self.drive(keeper, context);
     }
 
+    /// The peer's keeper takes the bar back: what was sent is still answered, one way or the other.
+    pub(crate) fn bar_revoked(
+        &mut self,
+        node: NodeId,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        if let Some(peer) = self.peer.as_mut().filter(|peer| peer.node == node) {
+            peer.lose_bar();
+            self.drive(keeper, context);
+        }
+    }
+
     // --- maps
 
     fn fetch_map(&mut self, volume: usize, from: u64, context: &mut Context<'_>) {
@@ -508,8 +512,36 @@ impl Owner {
     }
 
     /// Everything is copied: from the asking on the peer counts; that is written down first.
-    pub(crate) fn copied(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
-        keeper.mark_joining(true, Client::Owner(OwnerCall::Joining), context.out);
+    pub(crate) fn copied(&mut self, context: &mut Context<'_>) {
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.role == Role::Resync) else {
+            return;
+        };
+        let Some(bar) = peer.bar() else { return };
+        let request = Control::Mark { group: self.group, bar, mark: Mark::Consistent };
+        context.out.link(
+            LinkClient::Owner(self.group, LinkPurpose::MarkConsistent),
+            peer.node,
+            LinkRequest::Control(request),
+        );
+    }
+
+    fn marked_consistent(
+        &mut self,
+        reply: &ControlReply,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        if self
+            .peer
+            .as_ref()
+            .is_none_or(|peer| peer.role != Role::Resync || peer.step != Step::Ready)
+        {
+            return;
+        }
+        if *reply != ControlReply::Done {
+            return self.abort_resync(context);
+        }
+        keeper.mark_joining(self.epoch, Client::Owner(OwnerCall::Joining), context.out);
     }
 
     pub(crate) fn joining_noted(&mut self, noted: bool, context: &mut Context<'_>) {
@@ -556,7 +588,6 @@ impl Owner {
         if epoch == self.epoch
             && self.peer.as_ref().is_some_and(|peer| matches!(peer.role, Role::Joining { .. }))
         {
-            keeper.mark_joining(false, Client::Owner(OwnerCall::Joining), context.out);
             self.peer_left(context);
             self.advance_all(keeper, context);
         }
@@ -645,6 +676,7 @@ impl Owner {
             LinkPurpose::MarkInconsistent => {
                 self.marked_inconsistent(&control(reply), keeper, context)
             }
+            LinkPurpose::MarkConsistent => self.marked_consistent(&control(reply), keeper, context),
             LinkPurpose::MarkInSync => {
                 self.marked(false, control(reply) == ControlReply::Done, context)
             }

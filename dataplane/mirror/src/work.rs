@@ -109,7 +109,9 @@ impl VolumeState {
         clean.sort_unstable();
         let excess = self.hot.len() - HOT_REGIONS_MAX * 3 / 4;
         let cold: Vec<u64> = clean.into_iter().take(excess).map(|(_, region)| region).collect();
-        cold.iter().for_each(|region| drop(self.hot.remove(region)));
+        for region in &cold {
+            self.hot.remove(region);
+        }
         cold
     }
 }
@@ -663,10 +665,10 @@ impl Owner {
     /// The channel went down: what was sent may or may not have arrived, and is sent again.
     pub(crate) fn unsend_works(&mut self) {
         for key in self.works.keys() {
-            if let Some(work) = self.works.get_mut(key) {
-                if matches!(work.peer, AtLeg::Sent { .. }) {
-                    work.peer = AtLeg::Needed;
-                }
+            if let Some(work) = self.works.get_mut(key)
+                && matches!(work.peer, AtLeg::Sent { .. })
+            {
+                work.peer = AtLeg::Needed;
             }
         }
     }

@@ -1,0 +1,211 @@
+//! A log with one group, deciding as the control plane does.
+
+use super::{BLOCK, BLOCKS, REGION};
+use voute_schemas::command::Escalation;
+use voute_schemas::contract::{EscalationOutcome, GroupSpec, LegSpec, SideSpec, VolumeSpec};
+use voute_schemas::event::DetachCause;
+use voute_schemas::{Epoch, GroupId, Hash, LegId, Name, NodeId, Sequence, SiteId, VolumeId};
+
+pub struct SimulatedLog {
+    spec: GroupSpec,
+    sequence: u64,
+    pub reachable: bool,
+    pub owner_changes: u64,
+}
+
+impl SimulatedLog {
+    pub fn new(nodes: [NodeId; 2]) -> Self {
+        let sites = [SiteId::generate(), SiteId::generate()];
+        let epoch = epoch_of(1);
+        let legs = (0..2).map(|index| LegSpec {
+            leg: LegId::generate(),
+            site: sites[index],
+            node: nodes[index],
+            formatted: false,
+            runs: vec![],
+        });
+        let volume = VolumeSpec {
+            volume: VolumeId::generate(),
+            name: Name::new("simulated").expect("a valid name"),
+            number: 1,
+            size_bytes: BLOCKS * BLOCK,
+            block_bytes: BLOCK as u32,
+            region_bytes: REGION,
+            legs: legs.collect(),
+            mappings: vec![],
+        };
+        let sides =
+            (0..2).map(|index| SideSpec { site: sites[index], node: nodes[index], in_sync: true });
+        let spec = GroupSpec {
+            group: GroupId::generate(),
+            epoch,
+            owner: nodes[0],
+            sides: sides.collect(),
+            last_common: epoch,
+            volumes: vec![volume],
+        };
+        SimulatedLog { spec, sequence: 1, reachable: true, owner_changes: 0 }
+    }
+
+    pub fn spec(&self) -> GroupSpec {
+        self.spec.clone()
+    }
+
+    pub fn owner(&self) -> NodeId {
+        self.spec.owner
+    }
+
+    pub fn volume(&self) -> VolumeId {
+        self.spec.volumes[0].volume
+    }
+
+    pub fn both_in_sync(&self) -> bool {
+        self.spec.sides.iter().all(|side| side.in_sync)
+    }
+
+    pub fn describe(&self) -> String {
+        let sides: Vec<_> = self
+            .spec
+            .sides
+            .iter()
+            .map(|side| (side.node == self.spec.owner, side.in_sync))
+            .collect();
+        format!("epoch {} (owner, in sync) {sides:?}", self.spec.epoch)
+    }
+
+    fn raise(&mut self) {
+        self.sequence += 1;
+        self.spec.epoch = epoch_of(self.sequence);
+        if self.both_in_sync() {
+            self.spec.last_common = self.spec.epoch;
+        }
+    }
+
+    fn formatted(&self, node: NodeId) -> bool {
+        self.spec.volumes[0].legs.iter().all(|leg| leg.node != node || leg.formatted)
+    }
+
+    pub fn move_owner(&mut self, to: NodeId) -> bool {
+        let can = to != self.spec.owner
+            && self.spec.sides.iter().any(|side| side.node == to && side.in_sync)
+            && self.formatted(to);
+        if can {
+            self.spec.owner = to;
+            self.owner_changes += 1;
+            self.raise();
+        }
+        can
+    }
+
+    pub fn fail_over(&mut self, to: NodeId) -> bool {
+        let can = self.move_owner(to);
+        if can {
+            self.spec
+                .sides
+                .iter_mut()
+                .filter(|side| side.node != to)
+                .for_each(|side| side.in_sync = false);
+            self.spec.last_common =
+                self.spec.last_common.min_by_sequence(epoch_of(self.sequence - 1));
+        }
+        can
+    }
+
+    pub fn decide(&mut self, node: NodeId, escalation: &Escalation) -> (EscalationOutcome, bool) {
+        match self.try_decide(node, escalation) {
+            Ok(changed) => {
+                (EscalationOutcome::Committed { sequence: Sequence(self.sequence) }, changed)
+            }
+            Err(code) => (
+                EscalationOutcome::Refused { code: code.to_owned(), message: String::new() },
+                false,
+            ),
+        }
+    }
+
+    fn try_decide(&mut self, node: NodeId, escalation: &Escalation) -> Result<bool, &'static str> {
+        let current = self.spec.epoch;
+        let by_owner = |epoch: Epoch| {
+            if epoch == current && node == self.spec.owner { Ok(()) } else { Err("stale-epoch") }
+        };
+        match escalation {
+            Escalation::LegFormatted { leg } => {
+                self.spec.volumes[0]
+                    .legs
+                    .iter_mut()
+                    .filter(|other| other.leg == *leg)
+                    .for_each(|leg| leg.formatted = true);
+                Ok(true)
+            }
+            Escalation::DetachSide { epoch, site, cause, .. } => {
+                by_owner(*epoch)?;
+                let side = self
+                    .spec
+                    .sides
+                    .iter_mut()
+                    .find(|side| side.site == *site && side.node != node)
+                    .ok_or("no-such-side")?;
+                if *cause == DetachCause::ContentLost {
+                    self.spec.volumes[0]
+                        .legs
+                        .iter_mut()
+                        .filter(|leg| leg.site == *site)
+                        .for_each(|leg| leg.formatted = false);
+                }
+                if !side.in_sync {
+                    return if *cause == DetachCause::ContentLost {
+                        Ok(true)
+                    } else {
+                        Err("not-in-sync")
+                    };
+                }
+                side.in_sync = false;
+                self.raise();
+                Ok(true)
+            }
+            Escalation::JoinSide { epoch, site, .. } => {
+                by_owner(*epoch)?;
+                self.spec
+                    .sides
+                    .iter_mut()
+                    .filter(|side| side.site == *site)
+                    .for_each(|side| side.in_sync = true);
+                self.raise();
+                Ok(true)
+            }
+            Escalation::ConfirmOwner { epoch, .. } => {
+                by_owner(*epoch)?;
+                self.sequence += 1;
+                Ok(false)
+            }
+            Escalation::HandOver { epoch, .. } => {
+                by_owner(*epoch)?;
+                let other = self
+                    .spec
+                    .sides
+                    .iter()
+                    .find(|side| side.node != node && side.in_sync)
+                    .map(|side| side.node)
+                    .ok_or("no-other")?;
+                Ok(self.fail_over(other))
+            }
+            Escalation::DeviceReady { .. }
+            | Escalation::DeviceRefused { .. }
+            | Escalation::LegReleased { .. } => Ok(false),
+        }
+    }
+}
+
+trait MinBySequence {
+    fn min_by_sequence(self, other: Self) -> Self;
+}
+
+impl MinBySequence for Epoch {
+    fn min_by_sequence(self, other: Self) -> Self {
+        if self.sequence <= other.sequence { self } else { other }
+    }
+}
+
+fn epoch_of(sequence: u64) -> Epoch {
+    Epoch { sequence: Sequence(sequence), hash: Hash::of(&sequence.to_le_bytes()) }
+}

@@ -1,0 +1,620 @@
+//! The simulated cluster.
+
+mod disk;
+mod host;
+mod log;
+
+use disk::Disk;
+use host::Host;
+use log::SimulatedLog;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+use voute_mirror::link::{LinkReply, LinkRequest};
+use voute_mirror::{
+    Access, Action, DeviceFault, DeviceRequest, DeviceTag, HostOutcome, HostRequest, HostTag,
+    Identity, IncomingTag, LinkFault, LinkTag, Mirror,
+};
+use voute_schemas::command::Escalation;
+use voute_schemas::contract::{EscalationOutcome, GroupSpec};
+use voute_schemas::times::Times;
+use voute_schemas::{ClusterId, NodeId};
+
+pub const BLOCK: u64 = 4096;
+pub const BLOCKS: u64 = 256;
+pub const REGION: u64 = 16 * BLOCK;
+
+/// SplitMix64.
+pub struct Random(u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ mixed >> 31
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    pub fn micros(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_micros(from + self.below(to - from))
+    }
+}
+
+pub enum Event {
+    Tick { node: usize },
+    Device { node: usize, process: u64, request: DeviceRequest },
+    LinkRequest { from: usize, connection: u64, tag: LinkTag, request: LinkRequest },
+    LinkReply { to: usize, connection: u64, tag: LinkTag, reply: LinkReply },
+    Connect { node: usize, process: u64 },
+    ChannelUp { node: usize, connection: u64 },
+    Spec { node: usize, process: u64, spec: GroupSpec },
+    Escalation { node: usize, process: u64, escalation: Escalation },
+    Answer { node: usize, process: u64, escalation: Escalation, outcome: EscalationOutcome },
+    HostIssue { worker: usize },
+    HostRetry { worker: usize, attempt: u64 },
+    Restart { node: usize },
+    Fault,
+    Watch,
+}
+
+pub struct Node {
+    pub id: NodeId,
+    pub mirror: Option<Mirror>,
+    pub process: u64,
+    incarnation: u64,
+    disk: Disk,
+    /// Requests at the device, in order of submission.
+    at_device: BTreeMap<DeviceTag, ()>,
+    wants_channel: bool,
+    /// The connection that this node's mirror uses, and what was sent over it and not yet answered.
+    connection: Option<u64>,
+    outstanding: Vec<LinkTag>,
+    /// Requests of the peer being served: connection and tag by command.
+    incoming: BTreeMap<u64, (u64, LinkTag)>,
+    pub access: Access,
+    requests: BTreeMap<u64, (usize, u64)>,
+    log_reachable: bool,
+}
+
+pub struct Simulation {
+    pub seed: u64,
+    pub random: Random,
+    pub now: Duration,
+    queue: BinaryHeap<Reverse<(Duration, u64)>>,
+    events: BTreeMap<u64, Event>,
+    next: u64,
+    pub nodes: [Node; 2],
+    pub log: SimulatedLog,
+    host: Host,
+    link_up: bool,
+    connections: u64,
+    commands: u64,
+    faults_until: Duration,
+    loud: bool,
+    cluster: ClusterId,
+}
+
+impl Simulation {
+    pub fn new(seed: u64) -> Self {
+        let cluster = ClusterId::generate();
+        let node = || Node {
+            id: NodeId::generate(),
+            mirror: None,
+            process: 0,
+            incarnation: 0,
+            disk: Disk::default(),
+            at_device: BTreeMap::new(),
+            wants_channel: false,
+            connection: None,
+            outstanding: Vec::new(),
+            incoming: BTreeMap::new(),
+            access: Access::Inaccessible,
+            requests: BTreeMap::new(),
+            log_reachable: true,
+        };
+        let nodes = [node(), node()];
+        let log = SimulatedLog::new([nodes[0].id, nodes[1].id]);
+        let mut simulation = Simulation {
+            seed,
+            random: Random(seed),
+            now: Duration::from_secs(1_000),
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            next: 0,
+            nodes,
+            log,
+            host: Host::default(),
+            link_up: true,
+            connections: 0,
+            commands: 0,
+            faults_until: Duration::ZERO,
+            loud: std::env::var("VOUTE_SEED").is_ok(),
+            cluster,
+        };
+        simulation.start(0);
+        simulation.start(1);
+        simulation.after(Duration::from_millis(100), Event::Watch);
+        for worker in 0..host::WORKERS {
+            simulation.after(Duration::from_millis(worker as u64), Event::HostIssue { worker });
+        }
+        simulation
+    }
+
+    pub fn tell(&self, text: impl FnOnce() -> String) {
+        if self.loud {
+            println!("{:>10.3} {}", self.now.as_secs_f64() - 1_000.0, text());
+        }
+    }
+
+    pub fn after(&mut self, delay: Duration, event: Event) {
+        self.next += 1;
+        self.queue.push(Reverse((self.now + delay, self.next)));
+        self.events.insert(self.next, event);
+    }
+
+    pub fn acknowledged(&self) -> u64 {
+        self.host.acknowledged
+    }
+
+    pub fn owner_changes(&self) -> u64 {
+        self.log.owner_changes
+    }
+
+    fn start(&mut self, node: usize) {
+        let state = &mut self.nodes[node];
+        state.process += 1;
+        state.incarnation += 1;
+        let identity = Identity {
+            cluster: self.cluster,
+            node: state.id,
+            incarnation: state.incarnation,
+            session: self.random.next(),
+            times: Times::default(),
+        };
+        state.mirror = Some(Mirror::new(identity, self.now));
+        let process = state.process;
+        self.tell(|| format!("node {node} starts"));
+        let spec = self.log.spec();
+        let delay = self.random.micros(500, 20_000);
+        self.after(delay, Event::Spec { node, process, spec });
+        self.after(Duration::from_millis(1), Event::Tick { node });
+    }
+
+    fn crash(&mut self, node: usize) {
+        self.tell(|| format!("node {node} crashes"));
+        self.disconnect(node);
+        self.disconnect(1 - node);
+        let state = &mut self.nodes[node];
+        state.mirror = None;
+        state.process += 1;
+        state.at_device.clear();
+        state.incoming.clear();
+        state.outstanding.clear();
+        state.wants_channel = false;
+        state.access = Access::Inaccessible;
+        // Requests at the device may or may not get there, and large ones in part.
+        let pending: Vec<u64> = self
+            .events
+            .iter()
+            .filter(|(_, event)| matches!(event, Event::Device { node: at, .. } if *at == node))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in pending {
+            let Some(Event::Device { request, .. }) = self.events.get(&key) else { continue };
+            let fate = self.random.below(3);
+            let blocks = self.random.next();
+            self.nodes[node].disk.tear(request, fate, blocks);
+        }
+        self.host_lost(node);
+    }
+
+    fn disconnect(&mut self, node: usize) {
+        let Some(_) = self.nodes[node].connection.take() else { return };
+        let outstanding = std::mem::take(&mut self.nodes[node].outstanding);
+        let (now, peer) = (self.now, self.nodes[1 - node].id);
+        if let Some(mirror) = &mut self.nodes[node].mirror {
+            for tag in outstanding {
+                mirror.link_reply(tag, Err(LinkFault::Down), now);
+            }
+            mirror.channel_down(peer, now);
+            let process = self.nodes[node].process;
+            self.after(Duration::from_millis(100), Event::Connect { node, process });
+        }
+        self.drain(node);
+    }
+
+    /// Does what a mirror asks for.
+    fn drain(&mut self, node: usize) {
+        while let Some(action) = self.nodes[node].mirror.as_mut().and_then(Mirror::next_action) {
+            let process = self.nodes[node].process;
+            match action {
+                Action::Device(request) => {
+                    let delay = self.random.micros(50, 3_000);
+                    self.nodes[node].at_device.insert(request.tag, ());
+                    self.after(delay, Event::Device { node, process, request });
+                }
+                Action::Link { tag, request, .. } => self.send(node, tag, request),
+                Action::LinkReply { request, reply } => {
+                    let Some((connection, tag)) =
+                        self.nodes[node].incoming.remove(&request.command)
+                    else {
+                        continue;
+                    };
+                    let delay = self.random.micros(50, 500);
+                    self.after(delay, Event::LinkReply { to: 1 - node, connection, tag, reply });
+                }
+                Action::HostReply { id, outcome } => self.host_reply(node, id, outcome),
+                Action::Escalate(escalation) => {
+                    self.tell(|| format!("node {node} asks {escalation:?}"));
+                    let delay = self.random.micros(300, 5_000);
+                    self.after(delay, Event::Escalation { node, process, escalation });
+                }
+                Action::AccessChanged { access, .. } => {
+                    self.tell(|| format!("node {node} is {access:?}"));
+                    self.nodes[node].access = access;
+                }
+                Action::Channel { wanted, .. } => {
+                    self.nodes[node].wants_channel = wanted;
+                    if wanted {
+                        self.after(Duration::from_millis(1), Event::Connect { node, process });
+                    } else {
+                        self.nodes[node].connection = None;
+                        self.nodes[node].outstanding.clear();
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, node: usize, tag: LinkTag, request: LinkRequest) {
+        let Some(connection) = self.nodes[node].connection else {
+            let now = self.now;
+            if let Some(mirror) = &mut self.nodes[node].mirror {
+                mirror.link_reply(tag, Err(LinkFault::Down), now);
+            }
+            return;
+        };
+        self.nodes[node].outstanding.push(tag);
+        // Requests of a connection that broke meanwhile still arrive: ghosts.
+        let delay = if self.random.chance(2) {
+            self.random.micros(1_000, 200_000)
+        } else {
+            self.random.micros(50, 500)
+        };
+        self.after(delay, Event::LinkRequest { from: node, connection, tag, request });
+    }
+
+    fn step(&mut self) {
+        let Reverse((at, key)) = self.queue.pop().expect("ticks never end");
+        let Some(event) = self.events.remove(&key) else { return };
+        self.now = at;
+        let now = self.now;
+        match event {
+            Event::Tick { node } => {
+                if let Some(mirror) = &mut self.nodes[node].mirror {
+                    mirror.tick(now);
+                    self.drain(node);
+                    self.after(Duration::from_millis(10), Event::Tick { node });
+                }
+            }
+            Event::Device { node, process, request } if process == self.nodes[node].process => {
+                let tag = request.tag;
+                self.nodes[node].at_device.remove(&tag);
+                let result =
+                    self.nodes[node].disk.carry_out(request).map_err(|()| DeviceFault::Failed);
+                if let Some(mirror) = &mut self.nodes[node].mirror {
+                    mirror.device_done(tag, result, now);
+                }
+                self.drain(node);
+            }
+            Event::LinkRequest { from, connection, tag, request } => {
+                let to = 1 - from;
+                let broken = self.nodes[from].connection != Some(connection);
+                if self.nodes[to].mirror.is_none() || broken && self.random.chance(50) {
+                    return;
+                }
+                self.commands += 1;
+                let command = self.commands;
+                self.nodes[to].incoming.insert(command, (connection, tag));
+                let peer = self.nodes[from].id;
+                if let Some(mirror) = &mut self.nodes[to].mirror {
+                    mirror.link_request(peer, IncomingTag { connection, command }, request, now);
+                }
+                self.drain(to);
+            }
+            Event::LinkReply { to, connection, tag, reply } => {
+                if self.nodes[to].connection == Some(connection) {
+                    self.nodes[to].outstanding.retain(|other| *other != tag);
+                    if let Some(mirror) = &mut self.nodes[to].mirror {
+                        mirror.link_reply(tag, Ok(reply), now);
+                    }
+                    self.drain(to);
+                }
+            }
+            Event::Connect { node, process } if process == self.nodes[node].process => {
+                let state = &self.nodes[node];
+                if state.wants_channel && state.connection.is_none() {
+                    if self.link_up && self.nodes[1 - node].mirror.is_some() {
+                        self.connections += 1;
+                        let connection = self.connections;
+                        self.after(Duration::from_millis(1), Event::ChannelUp { node, connection });
+                    }
+                    self.after(Duration::from_millis(100), Event::Connect { node, process });
+                }
+            }
+            Event::ChannelUp { node, connection } => {
+                let peer = self.nodes[1 - node].id;
+                let possible = self.link_up
+                    && self.nodes[1 - node].mirror.is_some()
+                    && self.nodes[node].connection.is_none()
+                    && self.nodes[node].wants_channel;
+                if let Some(mirror) = self.nodes[node].mirror.as_mut().filter(|_| possible) {
+                    self.nodes[node].connection = Some(connection);
+                    mirror.channel_up(peer, now);
+                    self.drain(node);
+                }
+            }
+            Event::Spec { node, process, spec } if process == self.nodes[node].process => {
+                if let Some(mirror) = &mut self.nodes[node].mirror {
+                    mirror.apply(vec![spec], vec![], now);
+                }
+                self.drain(node);
+            }
+            Event::Escalation { node, process, escalation } => {
+                self.decide(node, process, escalation)
+            }
+            Event::Answer { node, process, escalation, outcome }
+                if process == self.nodes[node].process =>
+            {
+                if let Some(mirror) = &mut self.nodes[node].mirror {
+                    mirror.escalation_answered(&escalation, &outcome, now);
+                }
+                self.drain(node);
+            }
+            Event::HostIssue { worker } => self.host_issue(worker),
+            Event::HostRetry { worker, attempt } => self.host_retry(worker, attempt),
+            Event::Restart { node } => {
+                if self.nodes[node].mirror.is_none() {
+                    self.start(node);
+                }
+            }
+            Event::Fault => self.fault(),
+            Event::Watch => self.watch(),
+            Event::Device { .. }
+            | Event::Connect { .. }
+            | Event::Spec { .. }
+            | Event::Answer { .. } => {}
+        }
+    }
+
+    fn decide(&mut self, node: usize, process: u64, escalation: Escalation) {
+        if !self.log.reachable || !self.nodes[node].log_reachable {
+            // The node sends it until it is answered.
+            let delay = self.random.micros(50_000, 500_000);
+            return self.after(delay, Event::Escalation { node, process, escalation });
+        }
+        let (outcome, changed) = self.log.decide(self.nodes[node].id, &escalation);
+        self.tell(|| format!("log: {escalation:?} -> {outcome:?}"));
+        let delay = self.random.micros(100, 5_000);
+        self.after(delay, Event::Answer { node, process, escalation, outcome });
+        if changed {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        self.tell(|| format!("log: {}", self.log.describe()));
+        for node in 0..2 {
+            let (process, spec) = (self.nodes[node].process, self.log.spec());
+            let late = !self.nodes[node].log_reachable || self.random.chance(5);
+            let delay = if late {
+                self.random.micros(100_000, 1_000_000)
+            } else {
+                self.random.micros(100, 5_000)
+            };
+            self.after(delay, Event::Spec { node, process, spec });
+        }
+    }
+
+    /// The site watcher: an owner that is dead or cut off is replaced by an attested side.
+    fn watch(&mut self) {
+        self.after(Duration::from_millis(100), Event::Watch);
+        if !self.log.reachable {
+            return;
+        }
+        let now = self.now;
+        let owner = self
+            .nodes
+            .iter()
+            .position(|node| node.id == self.log.owner())
+            .expect("the owner is one of the nodes");
+        let lost = self.nodes[owner].mirror.is_none() || !self.nodes[owner].log_reachable;
+        let other = &mut self.nodes[1 - owner];
+        let status = other
+            .mirror
+            .as_mut()
+            .filter(|_| other.log_reachable)
+            .map(|mirror| mirror.status(now, 0));
+        let attested = status
+            .iter()
+            .flatten()
+            .filter(|status| status.epoch == self.log.spec().epoch)
+            .filter_map(|status| status.attestation)
+            .next();
+        let ready = attested.is_some_and(|attestation| {
+            attestation.legs_open && attestation.owner_silent && attestation.lease_expired
+        });
+        if lost && ready && self.log.fail_over(self.nodes[1 - owner].id) {
+            self.tell(|| format!("watcher moves to node {}", 1 - owner));
+            self.publish();
+        }
+    }
+
+    fn fault(&mut self) {
+        if self.now >= self.faults_until {
+            return;
+        }
+        match self.random.below(8) {
+            0 | 1 => {
+                let node = self.random.below(2) as usize;
+                if self.nodes[node].mirror.is_some() {
+                    self.crash(node);
+                    let delay = self.random.micros(1_000, 6_000_000);
+                    self.after(delay, Event::Restart { node });
+                }
+            }
+            2 => {
+                self.link_up = !self.link_up;
+                self.tell(|| format!("link up: {}", self.link_up));
+                if !self.link_up {
+                    self.disconnect(0);
+                    self.disconnect(1);
+                }
+            }
+            3 => self.log.reachable = !self.log.reachable,
+            4 => {
+                let node = self.random.below(2) as usize;
+                self.nodes[node].log_reachable = !self.nodes[node].log_reachable;
+                self.tell(|| {
+                    format!("node {node} reaches the log: {}", self.nodes[node].log_reachable)
+                });
+            }
+            5 => {
+                // A channel that breaks and comes back.
+                self.disconnect(0);
+                self.disconnect(1);
+            }
+            6 => {
+                let to = self.nodes[self.random.below(2) as usize].id;
+                if self.log.reachable && self.log.move_owner(to) {
+                    self.tell(|| "planned move".to_owned());
+                    self.publish();
+                }
+            }
+            _ => {}
+        }
+        let delay = self.random.micros(10_000, 2_500_000);
+        self.after(delay, Event::Fault);
+    }
+
+    fn run_until(&mut self, until: Duration) {
+        while self.now < until {
+            self.step();
+        }
+    }
+
+    pub fn run_quietly(&mut self, milliseconds: u64) {
+        self.run_until(self.now + Duration::from_millis(milliseconds));
+    }
+
+    pub fn run_with_faults(&mut self, milliseconds: u64) {
+        self.run_quietly(500);
+        self.faults_until = self.now + Duration::from_millis(milliseconds);
+        self.after(Duration::ZERO, Event::Fault);
+        self.run_until(self.faults_until);
+    }
+
+    /// Ends all faults; both sides must be in sync and served again within a minute.
+    pub fn heal(&mut self) {
+        self.link_up = true;
+        self.log.reachable = true;
+        for node in 0..2 {
+            self.nodes[node].log_reachable = true;
+            if self.nodes[node].mirror.is_none() {
+                self.start(node);
+            }
+        }
+        self.publish();
+        let deadline = self.now + Duration::from_secs(60);
+        while !self.is_healthy() {
+            assert!(
+                self.now < deadline,
+                "seed {}: not healthy a minute after the last fault: {} {}",
+                self.seed,
+                self.log.describe(),
+                self.describe()
+            );
+            self.run_quietly(100);
+        }
+    }
+
+    fn is_healthy(&self) -> bool {
+        let owner = self
+            .nodes
+            .iter()
+            .position(|node| node.id == self.log.owner())
+            .expect("the owner is one of the nodes");
+        self.log.both_in_sync() && self.nodes[owner].access == Access::Optimized
+    }
+
+    fn describe(&self) -> String {
+        let now = self.now;
+        let statuses = self.nodes.iter().map(|node| {
+            let status =
+                node.mirror.as_ref().map(|mirror| (mirror.status(now, 0), mirror.links(now)));
+            format!("{status:?} channel {:?}\n", node.connection)
+        });
+        statuses.collect()
+    }
+
+    /// Stops the host's writes, then reads everything at one side, moves, and reads it at the other.
+    pub fn verify(&mut self) {
+        self.host.stop();
+        self.settle_host();
+        for _ in 0..2 {
+            self.read_all();
+            let to = self
+                .nodes
+                .iter()
+                .map(|node| node.id)
+                .find(|id| *id != self.log.owner())
+                .expect("two nodes");
+            assert!(self.log.move_owner(to), "seed {}: a healthy pair cannot be moved", self.seed);
+            self.publish();
+            let deadline = self.now + Duration::from_secs(20);
+            self.run_quietly(50);
+            while !self.is_healthy() {
+                assert!(
+                    self.now < deadline,
+                    "seed {}: not served 20 s after a planned move: {}",
+                    self.seed,
+                    self.describe()
+                );
+                self.run_quietly(50);
+            }
+        }
+    }
+
+    // --- the host's side, see `host`
+
+    fn submit(&mut self, node: usize, worker: usize, attempt: u64, request: HostRequest) {
+        let (now, id) = (self.now, request.id.0);
+        self.nodes[node].requests.insert(id, (worker, attempt));
+        if let Some(mirror) = &mut self.nodes[node].mirror {
+            mirror.submit(request, now);
+        }
+        self.drain(node);
+    }
+
+    fn host_reply(&mut self, node: usize, id: HostTag, outcome: HostOutcome) {
+        if let Some((worker, attempt)) = self.nodes[node].requests.remove(&id.0) {
+            self.host_answered(worker, attempt, outcome);
+        }
+    }
+
+    /// A node died: its hosts' connections end, and what was asked is asked again elsewhere.
+    fn host_lost(&mut self, node: usize) {
+        for (_, (worker, attempt)) in std::mem::take(&mut self.nodes[node].requests) {
+            self.host_answered(worker, attempt, HostOutcome::PathError);
+        }
+    }
+}
