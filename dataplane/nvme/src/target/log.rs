@@ -48,13 +48,18 @@ impl LogRequest {
         }
     }
 
-    /// The part of `page` that was asked for; what lies past its end reads as zero.
+    /// The part of `page` that was asked for; what lies past its end reads as zero. A page of fixed
+    /// length cannot be read from beyond its end; hosts read the others to the longest they can be.
     pub(super) fn cut(&self, page: &[u8]) -> Result<Vec<u8>, Status> {
         let offset = usize::try_from(self.offset).map_err(|_| Status::invalid_field())?;
         if !offset.is_multiple_of(4) {
             return Err(Status::invalid_field());
         }
-        let rest = page.get(offset..).ok_or(Status::invalid_field())?;
+        let rest = match (page.get(offset..), self.page) {
+            (Some(rest), _) => rest,
+            (None, ANA | DISCOVERY) => &[],
+            (None, _) => return Err(Status::invalid_field()),
+        };
         let mut cut = rest[..rest.len().min(self.length)].to_vec();
         cut.resize(self.length, 0);
         Ok(cut)
