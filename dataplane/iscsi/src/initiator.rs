@@ -45,6 +45,8 @@ pub struct InitiatorConfig {
     pub immediate_data: bool,
     /// Whether to insist on R2T for all data beyond immediate data.
     pub initial_r2t: bool,
+    /// The longest data segment that we declare to receive, 512..=262144 bytes.
+    pub receive_length: u32,
 }
 
 impl InitiatorConfig {
@@ -61,6 +63,7 @@ impl InitiatorConfig {
             data_digest: DigestChoice::None,
             immediate_data: true,
             initial_r2t: false,
+            receive_length: RECEIVE_LENGTH_MAX as u32,
         }
     }
 }

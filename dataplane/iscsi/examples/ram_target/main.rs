@@ -5,10 +5,12 @@
 //! iscsi-test-cu -d -t ALL iscsi://127.0.0.1/iqn.2026-01.dev.voute:ram/0
 //! ```
 
+mod disk;
 mod server;
 
 use anyhow::{Context as _, bail};
-use server::{Disk, Disks};
+use disk::Disk;
+use server::Disks;
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::sync::Arc;

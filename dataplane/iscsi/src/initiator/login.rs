@@ -1,6 +1,6 @@
 //! The initiator's login: security with CHAP if asked for, then all operational keys at once.
 
-use super::{InitiatorConfig, InitiatorError, RECEIVE_LENGTH_MAX};
+use super::{InitiatorConfig, InitiatorError};
 use crate::chap::{self, Algorithm};
 use crate::negotiation::{DigestChoice, Parameters};
 use crate::pdu::{self, Digests, Header, opcode};
@@ -83,7 +83,7 @@ impl Login {
         let yes = |holds| if holds { "Yes" } else { "No" };
         text::push(keys, "HeaderDigest", digest(self.config.header_digest));
         text::push(keys, "DataDigest", digest(self.config.data_digest));
-        text::push(keys, "MaxRecvDataSegmentLength", &RECEIVE_LENGTH_MAX.to_string());
+        text::push(keys, "MaxRecvDataSegmentLength", &self.config.receive_length.to_string());
         if self.config.target.is_some() {
             text::push(keys, "InitialR2T", yes(self.config.initial_r2t));
             text::push(keys, "ImmediateData", yes(self.config.immediate_data));

@@ -1,0 +1,282 @@
+//! The logical unit as a host sees it: access states, attentions, reservations, provisioning.
+
+mod harness;
+
+use harness::*;
+use std::sync::Arc;
+use std::time::Duration;
+use voute_iscsi::{
+    AluaState, Authentication, CompletionStatus, Failure, InitiatorConfig, LunView, NotReady,
+    Outcome, Target, VolumeKey, parse_capacity,
+};
+
+fn publish(target: &Target, luns: Vec<LunView>) {
+    target.publish(Arc::new(directory(Authentication::None, luns)));
+}
+
+#[test]
+fn a_path_that_does_not_serve_refuses_by_a_path_condition_only() {
+    let target = target();
+    let mut wire = Wire::ready(&target, config(), 2);
+    for (state, code) in [
+        (AluaState::Transitioning, 0x040a),
+        (AluaState::Standby, 0x040b),
+        (AluaState::Unavailable, 0x040c),
+    ] {
+        publish(&target, vec![LunView { alua_state: state, ..view(0, VOLUME) }]);
+        let changed = wire.read(0, 1).status;
+        assert_eq!(sense(&changed), (6, 0x2a06), "the change is told once");
+        for status in [wire.read(0, 1).status, wire.write(0, &[0; 512])] {
+            assert_eq!(sense(&status), (2, code));
+            assert!(status.is_path_condition());
+        }
+        // What a host needs to see the path stays answered.
+        let tasks = [
+            wire.initiator.inquiry(0, Some(0x83)),
+            wire.initiator.report_target_port_groups(0),
+            wire.initiator.read_capacity(0),
+            wire.initiator.report_luns(),
+        ];
+        for task in tasks {
+            assert_eq!(wire.wait(task.expect("window is open")).status, CompletionStatus::Good);
+        }
+    }
+    publish(&target, vec![view(0, VOLUME)]);
+    wire.clear_attentions();
+    assert_eq!(wire.write(0, &[1; 512]), CompletionStatus::Good);
+}
+
+#[test]
+fn a_failure_of_the_volume_reaches_the_host_as_what_it_is() {
+    let mut wire = Wire::ready(&target(), config(), 2);
+    wire.keeps = true;
+    for (failure, expected) in [
+        (Failure::NotReady(NotReady::Transition), (2, 0x040a)),
+        (Failure::NotReady(NotReady::Standby), (2, 0x040b)),
+        (Failure::NotReady(NotReady::Unavailable), (2, 0x040c)),
+        (Failure::OutOfSpace, (7, 0x2707)),
+        (Failure::WriteProtected, (7, 0x2700)),
+        (Failure::UnreadableMedium { lba: 5 }, (3, 0x1100)),
+        (Failure::UnwritableMedium { lba: 5 }, (3, 0x0c00)),
+        (Failure::OutOfRange, (5, 0x2100)),
+        (Failure::Unsupported, (5, 0x2000)),
+        (Failure::Aborted, (0xb, 0x0000)),
+    ] {
+        let task = wire.initiator.write(0, 0, &[0; 512], 512).expect("window is open");
+        wire.run();
+        let request = wire.kept.pop_front().expect("surfaced");
+        wire.connection.complete(request.tag, Outcome::Failed(failure));
+        assert_eq!(sense(&wire.wait(task).status), expected, "{failure:?}");
+    }
+    let task = wire.initiator.write(0, 0, &[0; 512], 512).expect("window is open");
+    wire.run();
+    let request = wire.kept.pop_front().expect("surfaced");
+    wire.connection.complete(request.tag, Outcome::Failed(Failure::Busy));
+    assert_eq!(wire.wait(task).status, CompletionStatus::Status(8));
+}
+
+#[test]
+fn growth_and_new_luns_are_told_by_attentions() {
+    let target = target();
+    let mut wire = Wire::ready(&target, config(), 2);
+    publish(&target, vec![LunView { blocks: BLOCKS * 2, ..view(0, VOLUME) }]);
+    assert_eq!(sense(&wire.read(0, 1).status), (6, 0x2a09));
+    let task = wire.initiator.read_capacity(0).expect("window is open");
+    assert_eq!(parse_capacity(&wire.wait(task).data), Some((BLOCKS * 2, 512)));
+    publish(
+        &target,
+        vec![LunView { blocks: BLOCKS * 2, ..view(0, VOLUME) }, view(300, VolumeKey(8))],
+    );
+    // INQUIRY and REPORT LUNS neither report nor clear it.
+    let task = wire.initiator.report_luns().expect("window is open");
+    let luns = wire.wait(task).data;
+    assert_eq!(luns[..4], 16u32.to_be_bytes());
+    assert_eq!(luns[8..24], [0, 0, 0, 0, 0, 0, 0, 0, 0x41, 0x2c, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(sense(&wire.read(0, 1).status), (6, 0x3f0e));
+    assert_eq!(wire.read(0, 1).status, CompletionStatus::Good);
+    let task = wire.initiator.test_unit_ready(300).expect("window is open");
+    assert_eq!(sense(&wire.wait(task).status), (6, 0x2900));
+    publish(&target, vec![view(300, VolumeKey(8))]);
+    assert_eq!(sense(&wire.read(0, 1).status), (5, 0x2500));
+}
+
+#[test]
+fn lun_zero_answers_even_if_nothing_is_there() {
+    let target = target_with(directory(Authentication::None, Vec::new()));
+    let mut wire = Wire::new(&target, config(), 2);
+    let task = wire.initiator.inquiry(0, None).expect("window is open");
+    assert_eq!(wire.wait(task).data[0], 0x7f);
+    let task = wire.initiator.report_luns().expect("window is open");
+    assert_eq!(wire.wait(task).data, [0; 8]);
+    assert_eq!(sense(&wire.read(0, 1).status), (5, 0x2500));
+}
+
+#[test]
+fn both_sites_answer_as_one_device() {
+    let target = target();
+    let mut wire = Wire::ready(&target, config(), 2);
+    let task = wire.initiator.inquiry(0, Some(0x83)).expect("window is open");
+    let page = wire.wait(task).data;
+    assert_eq!(page[4..8], [0x01, 0x03, 0, 16]);
+    assert_eq!(page[8..24], view(0, VOLUME).naa);
+    let task = wire.initiator.report_target_port_groups(0).expect("window is open");
+    let groups = wire.wait(task).data;
+    assert_eq!(groups[..4], 24u32.to_be_bytes());
+    assert_eq!((groups[4], &groups[6..8], groups[15]), (0, &[0, 1][..], 1));
+    assert_eq!((groups[16], &groups[18..20], groups[27]), (2, &[0, 2][..], 2));
+}
+
+#[test]
+fn compare_and_write_writes_only_over_what_is_expected() {
+    let mut wire = Wire::ready(&target(), config(), 2);
+    let mut cdb = [0u8; 16];
+    cdb[0] = 0x89;
+    cdb[13] = 1;
+    let pair = |old: u8, new: u8| [vec![old; 512], vec![new; 512]].concat();
+    assert_eq!(wire.command(&cdb, 0, &pair(0, 7)).status, CompletionStatus::Good);
+    let mut other = pair(7, 9);
+    other[300] = 8;
+    let expected =
+        CompletionStatus::CheckCondition { key: 0xe, code: 0x1d00, information: Some(300) };
+    assert_eq!(wire.command(&cdb, 0, &other).status, expected);
+    assert_eq!(wire.read(0, 1).data, [7; 512]);
+    cdb[13] = 2;
+    assert_eq!(sense(&wire.command(&cdb, 0, &[0; 2048]).status), (5, 0x2400));
+}
+
+#[test]
+fn unmapped_blocks_read_as_zero_and_are_told() {
+    let mut wire = Wire::ready(&target(), config(), 2);
+    assert_eq!(wire.write(0, &[1; 512 * 32]), CompletionStatus::Good);
+    let mut list = vec![0, 22, 0, 16, 0, 0, 0, 0];
+    list.extend_from_slice(&8u64.to_be_bytes());
+    list.extend_from_slice(&[0, 0, 0, 8, 0, 0, 0, 0]);
+    assert_eq!(
+        wire.command(&[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], 0, &list).status,
+        CompletionStatus::Good
+    );
+    assert_eq!(wire.read(8, 8).data, [0; 512 * 8]);
+    assert_eq!(wire.read(7, 1).data, [1; 512]);
+    let mut cdb = [0u8; 16];
+    cdb[..2].copy_from_slice(&[0x9e, 0x12]);
+    cdb[9] = 8;
+    cdb[13] = 24;
+    let status = wire.command(&cdb, 24, &[]).data;
+    assert_eq!(status[8..21], [0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 8, 1]);
+}
+
+#[test]
+fn a_read_only_mapping_refuses_writes_alone() {
+    let target = target_with(directory(
+        Authentication::None,
+        vec![LunView { read_only: true, ..view(0, VOLUME) }],
+    ));
+    let mut wire = Wire::ready(&target, config(), 2);
+    assert_eq!(sense(&wire.write(0, &[1; 512])), (7, 0x2700));
+    assert_eq!(wire.read(0, 1).status, CompletionStatus::Good);
+}
+
+#[test]
+fn a_short_or_long_expected_length_is_told_by_the_residual() {
+    let mut wire = Wire::ready(&target(), config(), 2);
+    let read = [0x28, 0, 0, 0, 0, 0, 0, 0, 2, 0];
+    let short = wire.command(&read, 512, &[]);
+    assert_eq!((short.data.len(), short.residual), (512, -512));
+    let long = wire.command(&read, 4096, &[]);
+    assert_eq!((long.data.len(), long.residual), (1024, 3072));
+    let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 2, 0];
+    let short = wire.command(&write, 0, &[1; 512]);
+    assert_eq!((short.status, short.residual), (CompletionStatus::Good, -512));
+    let long = wire.command(&write, 0, &[1; 2048]);
+    assert_eq!((long.status, long.residual), (CompletionStatus::Good, 1024));
+}
+
+fn reserve(wire: &mut Wire, action: u8, kind: u8, key: u64, action_key: u64) -> u32 {
+    let mut list = [key.to_be_bytes(), action_key.to_be_bytes()].concat();
+    list.resize(24, 0);
+    let mut cdb = [0; 16];
+    cdb[..3].copy_from_slice(&[0x5f, action, kind]);
+    cdb[8] = 24;
+    wire.initiator.command(0, cdb, 0, &list).expect("window is open")
+}
+
+#[test]
+fn preempt_and_abort_is_answered_when_the_victims_writes_have_ended() {
+    let target = target();
+    let mut one = Wire::ready(&target, config(), 1);
+    let mut two =
+        Wire::ready(&target, InitiatorConfig { isid: [0x80, 0, 0, 0, 0, 2], ..config() }, 2);
+    for (wire, key) in [(&mut one, 1), (&mut two, 2)] {
+        let task = reserve(wire, 0, 0, 0, key);
+        assert_eq!(wire.wait(task).status, CompletionStatus::Good);
+    }
+    let task = reserve(&mut two, 1, 5, 2, 0);
+    assert_eq!(two.wait(task).status, CompletionStatus::Good);
+    two.keeps = true;
+    two.initiator.write(0, 0, &[1; 512], 512).expect("window is open");
+    two.run();
+    // One more write is received and planned, but not yet with its volume.
+    two.initiator.write(0, 1, &[1; 512], 512).expect("window is open");
+    let bytes = std::mem::take(two.initiator.output());
+    two.connection.receive(&bytes, two.now);
+
+    let preempt = reserve(&mut one, 5, 5, 1, 2);
+    one.run();
+    assert!(one.initiator.next_completion().is_none());
+    two.run();
+    assert_eq!(two.kept.len(), 1, "the write that was not yet surfaced never is");
+    two.release();
+    one.pass(Duration::from_millis(5));
+    assert_eq!(one.wait(preempt).status, CompletionStatus::Good);
+    let task = two.initiator.test_unit_ready(0).expect("window is open");
+    assert_eq!(sense(&two.wait(task).status), (6, 0x2a05));
+    assert_eq!(two.write(0, &[2; 512]), CompletionStatus::Status(0x18));
+    assert_eq!(one.write(0, &[3; 512]), CompletionStatus::Good);
+}
+
+#[test]
+fn a_legacy_reservation_ends_with_its_session() {
+    let target = target();
+    let mut one = Wire::ready(&target, config(), 1);
+    let mut two =
+        Wire::ready(&target, InitiatorConfig { isid: [0x80, 0, 0, 0, 0, 2], ..config() }, 2);
+    assert_eq!(one.command(&[0x16, 0, 0, 0, 0, 0], 0, &[]).status, CompletionStatus::Good);
+    assert_eq!(two.read(0, 1).status, CompletionStatus::Status(0x18));
+    one.connection.disconnected();
+    assert_eq!(two.read(0, 1).status, CompletionStatus::Good);
+}
+
+#[test]
+fn every_command_that_is_reported_is_answered_and_no_other() {
+    let mut wire = Wire::ready(&target(), config(), 2);
+    let mut cdb = [0u8; 12];
+    cdb[..2].copy_from_slice(&[0xa3, 0x0c]);
+    cdb[6..10].copy_from_slice(&8192u32.to_be_bytes());
+    let report = wire.command(&cdb, 8192, &[]).data;
+    let reported: Vec<(u8, Option<u8>)> = report[4..]
+        .chunks_exact(8)
+        .map(|entry| (entry[0], (entry[5] & 1 != 0).then_some(entry[3])))
+        .collect();
+    assert!(reported.len() > 40);
+    for opcode in 0..=255u8 {
+        let actions: Vec<Option<u8>> = reported
+            .iter()
+            .filter(|(code, _)| *code == opcode)
+            .map(|(_, action)| *action)
+            .collect();
+        if actions.is_empty() {
+            let mut cdb = [0; 16];
+            cdb[0] = opcode;
+            assert_eq!(sense(&wire.command(&cdb, 0, &[]).status), (5, 0x2000), "{opcode:#04x}");
+        }
+        for action in actions {
+            let mut cdb = [0; 16];
+            cdb[..2].copy_from_slice(&[opcode, action.unwrap_or(0)]);
+            let status = wire.command(&cdb, 0, &[]).status;
+            let is_unknown =
+                matches!(status, CompletionStatus::CheckCondition { code: 0x2000, .. });
+            assert!(!is_unknown, "{opcode:#04x}: {status:?}");
+            wire.clear_attentions();
+        }
+    }
+}
