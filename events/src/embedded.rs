@@ -6,8 +6,8 @@
 use crate::sealing::{diverged, seal};
 use crate::{AppendError, Log, Position, READ_BYTES_MAX, ReadError, StoredCommit};
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, StorageError, TableDefinition, TableError, backends::FileBackend,
+    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError,
+    TableDefinition, TableError, backends::FileBackend,
 };
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -8,8 +8,10 @@
 //! Who reads for effect reads through a [`VerifiedReader`]; who acts on one commit without reading
 //! the log verifies a checkpoint and a proof ([`checkpoint`]).
 
+mod any;
 pub mod checkpoint;
 pub mod embedded;
+pub mod jetstream;
 pub mod merkle;
 pub mod note;
 pub mod reader;
@@ -18,8 +20,10 @@ pub mod register;
 mod sample;
 mod sealing;
 
+pub use any::AnyLog;
 pub use checkpoint::{Signer, VerifiedCheckpoint, verify, verify_commit};
 pub use embedded::EmbeddedLog;
+pub use jetstream::{JetStreamLog, JetStreamOptions};
 pub use merkle::MerkleTree;
 pub use reader::VerifiedReader;
 pub use register::SignedRegister;

@@ -1,3 +1,5 @@
+#![allow(unreachable_pub, reason = "the conformance suite includes this file too")]
+
 //! Commits for tests, chained after any position.
 
 use voute_schemas::commit::{Actor, Origin, Outcome};
@@ -5,7 +7,7 @@ use voute_schemas::event::Event;
 use voute_schemas::{ClusterId, Commit, CommitId, CorrelationId, Epoch, Hash, Name};
 
 /// `count` commits chained after `after`, distinct from those of any other call.
-pub(crate) fn chain(after: Epoch, count: usize) -> Vec<Commit> {
+pub fn chain(after: Epoch, count: usize) -> Vec<Commit> {
     let mut head = after;
     (0..count)
         .map(|_| {
@@ -17,7 +19,7 @@ pub(crate) fn chain(after: Epoch, count: usize) -> Vec<Commit> {
 }
 
 /// Where a commit will stand.
-pub(crate) fn position(commit: &Commit) -> Epoch {
+pub fn position(commit: &Commit) -> Epoch {
     Epoch { sequence: commit.sequence, hash: Hash::of_commit(&commit.encode()) }
 }
 
