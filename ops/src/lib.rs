@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod demo;
 pub mod print;
+pub mod serve;
 
 use clap::CommandFactory;
 use cli::{Cli, Command};

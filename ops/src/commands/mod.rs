@@ -5,6 +5,10 @@ mod inventory;
 pub mod trail;
 mod volumes;
 
+
+pub(crate) use inventory::judge_adoption;
+pub(crate) use volumes::{judge_moved, judge_resynced, judge_served};
+
 use crate::api::client::{Client, encode};
 use crate::api::names::Names;
 use crate::cli::{ApiOptions, Command, OutputFormat};
@@ -110,7 +114,7 @@ fn reference(text: &str) -> Reference {
 }
 
 /// Writes a secret to a new file that only its owner may read.
-fn write_secret(file: &Path, secret: &str) -> anyhow::Result<()> {
+pub(crate) fn write_secret(file: &Path, secret: &str) -> anyhow::Result<()> {
     OpenOptions::new()
         .write(true)
         .create_new(true)

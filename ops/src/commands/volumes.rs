@@ -1,6 +1,7 @@
 //! Volumes, legs, hosts, mappings.
 
 use super::{Session, item, reference};
+use crate::api::client::encode;
 use crate::api::waiting::{Step, wait_for};
 use crate::cli::OutputFormat;
 use crate::cli::nouns::{HostVerb, LegVerb, MappingVerb, VolumeVerb};
@@ -9,7 +10,7 @@ use crate::print::rows::health_words;
 use crate::print::table::{print_facts, print_json, print_rows};
 use crate::print::time::show_time;
 use crate::print::line;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use voute_control::api::answers::{HostView, MappingView, VolumeHealth, VolumeView};
 use voute_control::api::requests::{
     AddLeg, ChangeHost, CreateHost, CreateMapping, CreateVolume, MoveGroup, ResizeVolume,
@@ -103,24 +104,13 @@ impl Session<'_> {
                 }
             }
             LegVerb::Remove { volume, site, leg } => {
-                let leg = match leg {
-                    Some(leg) => leg,
-                    None => self.leg_at(&volume, &site.context("give --site or --leg")?)?,
-                };
-                let changed = self.client.delete(&format!("{}/legs/{leg}", item("volumes", &volume)))?;
+                let which = leg.or(site).context("give --site or --leg")?;
+                let path = format!("{}/legs/{}", item("volumes", &volume), encode(&which));
+                let changed = self.client.delete(&path)?;
                 self.report(&changed, &format!("leg taken from {volume}; its node wipes it"))?;
             }
         }
         Ok(())
-    }
-
-    fn leg_at(&self, volume: &str, site: &str) -> anyhow::Result<String> {
-        let view: VolumeView = self.client.get(&item("volumes", volume))?;
-        let found = view.legs.iter().find(|leg| leg.site.name == site || leg.site.id == site);
-        match found {
-            Some(leg) => Ok(leg.leg.to_string()),
-            None => bail!("volume {volume} has no leg at {site}; `voute leg list {volume}` shows where it has some"),
-        }
     }
 
     pub(super) fn host(&self, verb: HostVerb) -> anyhow::Result<()> {
@@ -159,7 +149,7 @@ impl Session<'_> {
             }
             MappingVerb::List => self.print_list::<MappingView>("/v1/mappings")?,
             MappingVerb::Remove { volume, host } => {
-                let path = format!("{}/{}", item("mappings", &volume), crate::api::client::encode(&host));
+                let path = format!("{}/{}", item("mappings", &volume), encode(&host));
                 let changed = self.client.delete(&path)?;
                 self.report(&changed, &format!("{volume} no longer granted to {host}"))?;
             }

@@ -275,7 +275,7 @@ async fn work(host: Arc<Host>, worker: u32, workers: u32, stop: Arc<AtomicBool>)
     while !stop.load(Ordering::Relaxed) {
         random = mix(random);
         let any = (random >> 32) as u32 % slots;
-        if random % 3 == 0 {
+        if random.is_multiple_of(3) {
             host.read(any).await;
         } else {
             host.write(any - any % workers + worker, &mut block).await;

@@ -1,6 +1,67 @@
 //! `voute demo`: two sites on this machine, a site killed under load, and the log's own account.
 
+pub mod cluster;
+pub mod figures;
 pub mod host;
 pub mod ledger;
+pub mod narrator;
+pub mod nats;
 pub mod path;
 pub mod pulse;
+pub mod reader;
+pub mod stage;
+pub mod story;
+
+use crate::cli::serving::DemoArguments;
+use crate::print::{line, plain};
+use anyhow::Context;
+use narrator::Narrator;
+use stage::Stage;
+use std::process::ExitCode;
+use story::Story;
+
+/// Runs the demonstration. Failure if something that it promises did not hold.
+///
+/// # Errors
+/// If a process does not start, or the control plane refuses something.
+pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the host's threads")?;
+    let stage = Stage::new()?;
+    end_on_signal(&runtime, &stage);
+    let narrator = Narrator::new(arguments.json);
+    let mut story = Story::new(narrator, &stage, runtime.handle().clone());
+    let figures = match story.tell(arguments.nats.as_deref()) {
+        Ok(figures) => figures,
+        Err(error) => {
+            eprintln!("{}", stage.tails().lines().map(plain).collect::<Vec<_>>().join("\n"));
+            return Err(error);
+        }
+    };
+    if arguments.json {
+        line(&serde_json::to_string_pretty(&figures)?);
+    } else {
+        story.summarise(&figures);
+    }
+    if arguments.keep {
+        story.keep(&runtime)?;
+    }
+    runtime.shutdown_background();
+    Ok(if figures.hold() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Ctrl-C or SIGTERM: the processes end, the folder goes, then this process.
+fn end_on_signal(runtime: &tokio::runtime::Runtime, stage: &Stage) {
+    let children = stage.children().clone();
+    let folder = stage.folder().to_owned();
+    runtime.spawn(async move {
+        if crate::serve::signalled().await.is_ok() {
+            children.kill_all();
+            let _ = std::fs::remove_dir_all(folder);
+            std::process::exit(130);
+        }
+    });
+}
