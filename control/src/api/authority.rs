@@ -1,0 +1,268 @@
+//! Who owns what and when that changes; who may ask.
+
+use super::answers::*;
+use super::change::ChangeAnswer;
+use super::extract::{Change, Query};
+use super::failure::Failure;
+use super::requests::*;
+use super::{App, resolve};
+use crate::access;
+use crate::service::unix_ms;
+use crate::watcher;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use voute_schemas::event::{ConditionSource, FailoverEvidence, PolicyRules, SiteCondition};
+use voute_schemas::ids::*;
+use voute_schemas::{Command, Name};
+
+pub(super) async fn signal_site(
+    State(app): State<App>,
+    Path(site): Path<Reference>,
+    change: Change<SignalSite>,
+) -> ChangeAnswer {
+    app.change(change, "ReportSiteCondition", None, |state, body| {
+        Ok(Command::ReportSiteCondition {
+            site: resolve::site(state, &site)?,
+            condition: body.condition,
+            source: ConditionSource::Signal,
+            detail: body.detail,
+        })
+    })
+    .await
+}
+
+pub(super) async fn fail_over_site(
+    State(app): State<App>,
+    Path(site): Path<Reference>,
+    change: Change<FailOverSite>,
+) -> ChangeAnswer {
+    app.change(change, "FailOverSite", None, |state, body| {
+        let id = resolve::site(state, &site)?;
+        let reported = state.site(id).map_or(SiteCondition::Normal, |site| site.condition);
+        let now = unix_ms();
+        let nodes = app.observed.nodes();
+        let first_sign = watcher::first_sign(state, &nodes, id);
+        let age = first_sign
+            .map_or(0, |sign| watcher::milliseconds(app.observed.now().saturating_sub(sign)));
+        Ok(Command::FailOverSite {
+            failover: FailoverId::generate(),
+            site: id,
+            evidence: FailoverEvidence {
+                condition: body.condition.unwrap_or(reported),
+                observed: body.observed,
+                first_sign_unix_ms: now.saturating_sub(age),
+                decided_unix_ms: now,
+                left_behind: vec![],
+                left_behind_total: 0,
+            },
+            attested: watcher::attested(state, &nodes, id, |_| true),
+        })
+    })
+    .await
+}
+
+pub(super) async fn move_group(
+    State(app): State<App>,
+    Path(group): Path<Reference>,
+    change: Change<MoveGroup>,
+) -> ChangeAnswer {
+    app.change(change, "MoveOwner", None, |state, body| {
+        let group = resolve::group(state, &group)?;
+        Ok(Command::MoveOwner { group, to: resolve::site(state, &body.to)? })
+    })
+    .await
+}
+
+pub(super) async fn failovers(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<FailoverView>>, Failure> {
+    app.look(|sight| {
+        resolve::page(&query, sight.state.failovers().map(|(id, _)| id), |id| sight.failover(id))
+    })
+    .map(Json)
+}
+
+pub(super) async fn failover(
+    State(app): State<App>,
+    Path(failover): Path<String>,
+) -> Result<Json<FailoverView>, Failure> {
+    app.look(|sight| {
+        let view = failover.parse().ok().and_then(|id| sight.failover(id));
+        view.ok_or_else(|| Failure::not_found("failover", &failover)).map(Json)
+    })
+}
+
+pub(super) async fn policies(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<PolicyView>>, Failure> {
+    app.look(|sight| {
+        resolve::page(&query, sight.state.policies().map(|(id, _)| id), |id| sight.policy(id))
+    })
+    .map(Json)
+}
+
+pub(super) async fn policy(
+    State(app): State<App>,
+    Path(policy): Path<Reference>,
+) -> Result<Json<PolicyView>, Failure> {
+    app.look(|sight| {
+        let id = resolve::policy(sight.state, &policy)?;
+        sight.policy(id).ok_or_else(|| Failure::not_found("policy", &policy.0)).map(Json)
+    })
+}
+
+fn rules(state: &crate::domain::State, rules: &Rules) -> Result<PolicyRules, Failure> {
+    let preferred = rules.preferred_site.as_ref();
+    Ok(PolicyRules {
+        mode: rules.mode,
+        hold_down_ms: rules.hold_down_ms,
+        preferred_site: preferred.map(|site| resolve::site(state, site)).transpose()?,
+        failback: rules.failback,
+    })
+}
+
+pub(super) async fn create_policy(
+    State(app): State<App>,
+    change: Change<CreatePolicy>,
+) -> ChangeAnswer {
+    app.change(change, "CreatePolicy", None, |state, body| {
+        let rules = rules(state, &body.rules)?;
+        Ok(Command::CreatePolicy { policy: PolicyId::generate(), name: body.name, rules })
+    })
+    .await
+}
+
+pub(super) async fn change_policy(
+    State(app): State<App>,
+    Path(policy): Path<Reference>,
+    change: Change<ChangePolicy>,
+) -> ChangeAnswer {
+    app.change(change, "ChangePolicy", None, |state, body| {
+        let policy = resolve::policy(state, &policy)?;
+        Ok(Command::ChangePolicy { policy, rules: rules(state, &body.rules)? })
+    })
+    .await
+}
+
+pub(super) async fn remove_policy(
+    State(app): State<App>,
+    Path(policy): Path<Reference>,
+    change: Change<()>,
+) -> ChangeAnswer {
+    app.change(change, "RemovePolicy", None, |state, ()| {
+        Ok(Command::RemovePolicy { policy: resolve::policy(state, &policy)? })
+    })
+    .await
+}
+
+pub(super) async fn credentials(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<CredentialView>>, Failure> {
+    app.look(|sight| {
+        resolve::page(&query, sight.state.credentials().map(|(id, _)| id), |id| {
+            let credential = sight.state.credential(id)?;
+            let (name, role) = (credential.name.clone(), credential.role);
+            Some(CredentialView { credential: id, name, role })
+        })
+    })
+    .map(Json)
+}
+
+pub(super) async fn issue_credential(
+    State(app): State<App>,
+    change: Change<CreateCredential>,
+) -> ChangeAnswer {
+    let token = access::fresh("vta_").map_err(|error| Failure::internal(&error))?;
+    let verifier = token.verifier;
+    app.change(change, "IssueCredential", Some(token.text), |_, body| {
+        let credential = CredentialId::generate();
+        Ok(Command::IssueCredential { credential, name: body.name, role: body.role, verifier })
+    })
+    .await
+}
+
+pub(super) async fn revoke_credential(
+    State(app): State<App>,
+    Path(credential): Path<Reference>,
+    change: Change<()>,
+) -> ChangeAnswer {
+    app.change(change, "RevokeCredential", None, |state, ()| {
+        Ok(Command::RevokeCredential { credential: resolve::credential(state, &credential)? })
+    })
+    .await
+}
+
+pub(super) async fn secrets(State(app): State<App>) -> Result<Json<SecretNames>, Failure> {
+    in_store(&app, |secrets| secrets.names()).await.map(|names| Json(SecretNames { names }))
+}
+
+pub(super) async fn put_secret(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    change: Change<PutSecret>,
+) -> Result<Json<SecretNames>, Failure> {
+    let name = Name::new(name).map_err(|error| {
+        Failure::bad_request("bad-name", error.to_string(), "choose another name")
+    })?;
+    let secret = change.body.secret;
+    let is_printable = secret.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if !(12..=255).contains(&secret.len()) || !is_printable {
+        return Err(Failure::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "bad-secret",
+            "a CHAP secret has 12 to 255 printable ASCII characters",
+            "choose a longer one, e.g. `head -c 24 /dev/urandom | base64`",
+        ));
+    }
+    if change.query.plan {
+        return secrets(State(app)).await;
+    }
+    tracing::info!(secret = %name, actor = ?change.context.actor, "a CHAP secret was set");
+    in_store(&app, move |secrets| secrets.put(name.as_str(), &secret)).await?;
+    app.streams.renew_facts();
+    secrets(State(app)).await
+}
+
+pub(super) async fn delete_secret(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    change: Change<()>,
+) -> Result<Json<SecretNames>, Failure> {
+    let state = app.service.state();
+    let user = state.hosts().find(|(_, host)| {
+        host.identity.chap_secret.as_ref().is_some_and(|secret| secret.as_str() == name)
+    });
+    if let Some((_, host)) = user {
+        return Err(Failure::new(
+            StatusCode::CONFLICT,
+            "in-use",
+            format!("host {} must prove the secret {name}", host.name),
+            "change the host first (`voute host change`)",
+        ));
+    }
+    if change.query.plan {
+        return secrets(State(app)).await;
+    }
+    tracing::info!(secret = %name, actor = ?change.context.actor, "a CHAP secret was deleted");
+    let key = name.clone();
+    if !in_store(&app, move |secrets| secrets.delete(&key)).await? {
+        return Err(Failure::not_found("secret", &name));
+    }
+    secrets(State(app)).await
+}
+
+/// Uses the secret store on a thread that may block.
+async fn in_store<T: Send + 'static>(
+    app: &App,
+    act: impl FnOnce(&crate::secrets::Secrets) -> Result<T, crate::secrets::SecretsError>
+    + Send
+    + 'static,
+) -> Result<T, Failure> {
+    let store = std::sync::Arc::clone(&app.secrets);
+    let done = tokio::task::spawn_blocking(move || act(&store)).await;
+    done.map_err(|error| Failure::internal(&error))?.map_err(|error| Failure::internal(&error))
+}

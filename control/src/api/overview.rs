@@ -1,0 +1,191 @@
+//! The cluster at a glance: for people, load balancers and monitoring.
+
+use super::answers::*;
+use super::failure::Failure;
+use super::views::Sight;
+use super::{App, OPENMETRICS};
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::Ordering::Relaxed;
+
+pub(super) async fn cluster(State(app): State<App>) -> Result<Json<ClusterView>, Failure> {
+    let view = app.service.read(Clone::clone);
+    let cluster = view.state.cluster();
+    let cluster = cluster.ok_or_else(|| Failure::unavailable("there is no cluster yet"))?.clone();
+    let state = view.state.clone();
+    let digest = tokio::task::spawn_blocking(move || state.digest()).await;
+    Ok(Json(ClusterView {
+        cluster: cluster.id,
+        level: cluster.level,
+        head: view.state.position(),
+        digest: digest.map_err(|error| Failure::internal(&error))?,
+        verifiers: cluster.log_sites,
+        checkpoint: view.checkpoint.0,
+        subsystem_nqn: format!("nqn.2026-11.io.voute:{}", cluster.id),
+        target_iqn: format!("iqn.2026-11.io.voute:{}", cluster.id),
+        name: cluster.name,
+    }))
+}
+
+/// Volumes by health, and how many would fail over by themselves.
+fn tally(sight: &Sight<'_>) -> (BTreeMap<String, usize>, usize) {
+    let mut by_health = BTreeMap::new();
+    let mut armed = 0;
+    for (_, volume) in sight.state.volumes() {
+        let Some(group) = sight.state.group(volume.group) else { continue };
+        let health = health_word(sight.health(volume, group));
+        *by_health.entry(health.to_owned()).or_default() += 1;
+        armed += usize::from(sight.not_armed_because(volume.group, group).is_empty());
+    }
+    (by_health, armed)
+}
+
+fn health_word(health: VolumeHealth) -> &'static str {
+    match health {
+        VolumeHealth::Healthy => "healthy",
+        VolumeHealth::Degraded => "degraded",
+        VolumeHealth::Resyncing => "resyncing",
+        VolumeHealth::Preparing => "preparing",
+        VolumeHealth::Waiting => "waiting",
+        VolumeHealth::Down => "down",
+    }
+}
+
+pub(super) async fn status(State(app): State<App>) -> Json<StatusView> {
+    let condition = app.service.condition().borrow().clone();
+    Json(app.look(|sight| {
+        let (by_health, armed) = tally(sight);
+        let mut problems: Vec<String> = condition
+            .stopped
+            .iter()
+            .map(|cause| format!("this control process has stopped projecting: {cause}"))
+            .chain(condition.log_trouble.iter().map(|trouble| format!("the log: {trouble}")))
+            .collect();
+        let down = by_health.get("down").copied().unwrap_or(0);
+        if down > 0 {
+            problems.push(format!("{down} volume(s) are served by nobody"));
+        }
+        problems.extend(sight.problems());
+        let healthy = by_health.get("healthy").copied().unwrap_or(0);
+        let health = if down > 0 || condition.stopped.is_some() {
+            "down"
+        } else if problems.is_empty() && healthy == sight.state.volume_count() {
+            "healthy"
+        } else {
+            "degraded"
+        };
+        StatusView {
+            health: health.to_owned(),
+            problems,
+            head: sight.state.position(),
+            sites: sight.state.sites().filter_map(|(id, _)| sight.site(id)).collect(),
+            volumes: sight.state.volume_count(),
+            volumes_by_health: by_health,
+            volumes_armed: armed,
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }))
+}
+
+pub(super) async fn health(State(app): State<App>) -> Response {
+    let condition = app.service.condition().borrow().clone();
+    match condition.stopped.or(condition.log_trouble) {
+        None => (StatusCode::OK, "ok\n".to_owned()).into_response(),
+        Some(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")).into_response(),
+    }
+}
+
+pub(super) async fn openapi(State(app): State<App>) -> Response {
+    let (_, document) = super::router(&app);
+    Json(document).into_response()
+}
+
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    let text = app.look(|sight| metrics_text(&app, sight));
+    let content_type = format!("{OPENMETRICS}; version=1.0.0; charset=utf-8");
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
+}
+
+/// OpenMetrics 1.0 text.
+struct Metrics(String);
+
+impl Metrics {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
+        let labels =
+            if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "counter", help);
+        self.sample(&format!("{name}_total"), &[], value);
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn metrics_text(app: &App, sight: &Sight<'_>) -> String {
+    let mut metrics = Metrics(String::new());
+    let counters = app.service.counters();
+    let head = sight.state.position().sequence.0;
+    metrics.gauge("voute_log_head", "Number of the last commit", head);
+    metrics.counter("voute_commits", "Commits by this process", counters.commits.load(Relaxed));
+    metrics.counter("voute_appends", "Appends by this process", counters.appends.load(Relaxed));
+    metrics.counter(
+        "voute_append_conflicts",
+        "Appends that another control process overtook",
+        counters.conflicts.load(Relaxed),
+    );
+    metrics.counter(
+        "voute_refusals_unrecorded",
+        "Refusals not committed because one actor caused too many",
+        counters.refusals_unrecorded.load(Relaxed),
+    );
+    let trouble = app.service.condition().borrow().log_trouble.is_some();
+    metrics.gauge("voute_log_trouble", "1 while the log does not answer", u64::from(trouble));
+    metrics.gauge("voute_node_streams", "Live node streams", app.streams.count() as u64);
+    let (by_health, armed) = tally(sight);
+    metrics.family("voute_volumes", "gauge", "Volumes by health");
+    for (health, count) in &by_health {
+        metrics.sample("voute_volumes", &[("health", health)], *count as u64);
+    }
+    metrics.gauge(
+        "voute_volumes_armed",
+        "Volumes that would fail over by themselves",
+        armed as u64,
+    );
+    metrics.family("voute_node_heard", "gauge", "1 while a node is heard");
+    for (id, node) in sight.state.nodes() {
+        let heard = sight.node(id).and_then(|view| view.observed).is_some_and(|it| it.heard);
+        metrics.sample("voute_node_heard", &[("node", node.name.as_str())], u64::from(heard));
+    }
+    metrics.family("voute_pool_capacity_bytes", "gauge", "Bytes of a pool");
+    for (id, pool) in sight.state.pools() {
+        let (capacity, _) = sight.state.pool_space(id);
+        metrics.sample("voute_pool_capacity_bytes", &[("pool", pool.name.as_str())], capacity);
+    }
+    metrics.family("voute_pool_free_bytes", "gauge", "Bytes of a pool that no leg has");
+    for (id, pool) in sight.state.pools() {
+        let (_, free) = sight.state.pool_space(id);
+        metrics.sample("voute_pool_free_bytes", &[("pool", pool.name.as_str())], free);
+    }
+    metrics.0.push_str("# EOF\n");
+    metrics.0
+}

@@ -1,0 +1,159 @@
+//! Proving the state: replays the log from its first commit, beside the live state, and compares.
+
+use crate::api::answers::Verification;
+use crate::domain::{State, evolve};
+use crate::service::{Service, View};
+use std::sync::Arc;
+use std::time::Instant;
+use voute_events::checkpoint::CheckpointError;
+use voute_events::{
+    Log, MerkleTree, Position, ReadError, VerifiedReader, verify as verify_checkpoint,
+};
+use voute_schemas::{Hash, Sequence};
+
+/// Commits read at once.
+const READ_MAX: usize = 8_192;
+
+/// What a replay gave.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    /// The state there.
+    pub state: State,
+    /// Hashes of all commits.
+    pub tree: MerkleTree,
+}
+
+/// Replays the first `up_to` commits of a log (all that are there, if it holds fewer), verifying
+/// numbers, hashes and chain.
+///
+/// # Errors
+/// [`ReadError`] at the first commit that is not what it should be.
+pub async fn rebuild<L: Log>(log: Arc<L>, up_to: Sequence) -> Result<Rebuilt, ReadError> {
+    let mut reader = VerifiedReader::new(log, Position::ZERO);
+    let mut rebuilt = Rebuilt::default();
+    while rebuilt.tree.size() < up_to.0 {
+        let left = usize::try_from(up_to.0 - rebuilt.tree.size()).unwrap_or(READ_MAX);
+        let batch = reader.next_batch(left.min(READ_MAX)).await?;
+        if batch.is_empty() {
+            break;
+        }
+        for (commit, stored) in batch {
+            evolve(&mut rebuilt.state, stored.position, &commit);
+            rebuilt.tree.push(stored.position.hash);
+        }
+        // Replaying is work without waits; others on this thread get their turn.
+        tokio::task::yield_now().await;
+    }
+    Ok(rebuilt)
+}
+
+/// Verifies the whole log against the live state and its checkpoint.
+pub(crate) async fn verify(service: &Service) -> Verification {
+    let began = Instant::now();
+    let view = service.read(Clone::clone);
+    let up_to = view.state.position().sequence;
+    let rebuilt = rebuild(Arc::new(service.clone()), up_to).await;
+    let live_digest = view.state.digest();
+    let mut verification = match rebuilt {
+        Ok(rebuilt) => compare(&view, live_digest, &rebuilt),
+        Err(error) => broken(live_digest, &error),
+    };
+    verification.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    verification
+}
+
+fn compare(view: &View, live_digest: Hash, rebuilt: &Rebuilt) -> Verification {
+    let replayed_digest = rebuilt.state.digest();
+    let size = rebuilt.tree.size();
+    let root = rebuilt.tree.root(size).expect("a tree has a root over all its leaves");
+    let chain = rebuilt.state.position() == view.state.position();
+    let digest = replayed_digest == live_digest;
+    let checkpoint = checkpoint_fits(view, root);
+    let mut causes = Vec::new();
+    if !chain {
+        causes.push(format!(
+            "the log leads to commit {}, the live state stands at {}",
+            rebuilt.state.position(),
+            view.state.position()
+        ));
+    }
+    if !digest {
+        causes.push("replaying the log gives another state than the live one".to_owned());
+    }
+    if let Err(cause) = &checkpoint {
+        causes.push(cause.clone());
+    }
+    Verification {
+        verified: causes.is_empty(),
+        commits: size,
+        chain,
+        checkpoint: checkpoint.is_ok(),
+        digest,
+        replayed_digest,
+        live_digest,
+        root,
+        took_ms: 0,
+        detail: causes.join("; "),
+    }
+}
+
+fn checkpoint_fits(view: &View, root: Hash) -> Result<(), String> {
+    if view.checkpoint.0.is_empty() {
+        return Err(
+            "this control process signs for no site of the log, so it has no checkpoint".into()
+        );
+    }
+    let verifiers = view.state.cluster().map(|it| it.log_sites.clone()).unwrap_or_default();
+    let needed = verifiers.len() / 2 + 1;
+    let verified = verify_checkpoint(&view.checkpoint, &verifiers, needed);
+    let verified = verified.map_err(|error: CheckpointError| error.to_string())?;
+    if verified.size() == view.state.position().sequence.0 && verified.root() == root {
+        Ok(())
+    } else {
+        Err("the signed checkpoint does not fit the commits".into())
+    }
+}
+
+fn broken(live_digest: Hash, error: &ReadError) -> Verification {
+    let commits = match error {
+        ReadError::Damaged { sequence, .. } => sequence.0.saturating_sub(1),
+        ReadError::Unavailable { .. } => 0,
+    };
+    Verification {
+        verified: false,
+        commits,
+        chain: false,
+        checkpoint: false,
+        digest: false,
+        replayed_digest: Hash::ZERO,
+        live_digest,
+        root: Hash::ZERO,
+        took_ms: 0,
+        detail: error.to_string(),
+    }
+}
+
+/// A service reads like a log, and takes no appends: its pipeline is the only writer here.
+impl Log for Service {
+    async fn append(
+        &self,
+        _: Position,
+        _: &[voute_schemas::Commit],
+    ) -> Result<Position, voute_events::AppendError> {
+        let cause = "commits go through the service's commands".to_owned();
+        Err(voute_events::AppendError::Refused { cause })
+    }
+
+    async fn read(
+        &self,
+        from: Sequence,
+        limit: usize,
+    ) -> Result<Vec<voute_events::StoredCommit>, ReadError> {
+        self.commits(from, limit).await
+    }
+
+    async fn wait(&self, from: Sequence) {
+        // An ended pipeline publishes nothing more; its readers are told by their own stop.
+        let _ = self.head().wait_for(|head| head.sequence >= from).await;
+    }
+}

@@ -1,0 +1,326 @@
+//! A control process, from its start to its end.
+
+use crate::api::{self, App};
+use crate::genesis::{GenesisError, found};
+use crate::projection::{Projection, ProjectionError, Snapshot};
+use crate::secrets::{Secrets, SecretsError};
+use crate::service::{self, Changes, Fault, PipelineConfig};
+use crate::stream::{self, Streams};
+use crate::watcher;
+use axum::Router;
+use axum::routing::get;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use voute_events::checkpoint::SignerError;
+use voute_events::register::RegisterError;
+use voute_events::{
+    AnyLog, EmbeddedLog, JetStreamLog, JetStreamOptions, Log, SignedRegister, Signer,
+};
+use voute_schemas::times::Times;
+use voute_schemas::{Name, contract};
+
+/// Where the API listens unless told otherwise.
+pub const API_LISTEN_DEFAULT: &str = "127.0.0.1:7421";
+/// How often the log's safety is checked again.
+const SAFETY_INTERVAL: Duration = Duration::from_secs(30);
+/// How long open requests may take when the process stops.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a control process is started with.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// Its files: the embedded log, projection, keys, secrets, the first administrator's token.
+    pub data_dir: PathBuf,
+    /// Where API and node contract listen; port 0 for any.
+    pub api_listen: SocketAddr,
+    /// The log.
+    pub log: LogConfig,
+    /// Name of a cluster that is founded.
+    pub cluster_name: Name,
+    /// Name under which this process signs checkpoints.
+    pub log_site_name: Name,
+    /// Times that nodes get.
+    pub times: Times,
+}
+
+/// Which log.
+#[derive(Clone, Debug)]
+pub enum LogConfig {
+    /// A file in the data directory.
+    Embedded,
+    /// A stream of NATS JetStream.
+    JetStream(Box<JetStreamOptions>),
+}
+
+impl ControlConfig {
+    /// The usual for one box: embedded log, the default address and times.
+    ///
+    /// # Panics
+    /// Never: the constants are valid.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        ControlConfig {
+            data_dir: data_dir.into(),
+            api_listen: API_LISTEN_DEFAULT.parse().expect("the constant is an address"),
+            log: LogConfig::Embedded,
+            cluster_name: Name::new("voute").expect("the constant is a name"),
+            log_site_name: Name::new("log-1").expect("the constant is a name"),
+            times: Times::default(),
+        }
+    }
+}
+
+/// Why a control process did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("the data directory {path} cannot be made or used: {source}")]
+    DataDirectory {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The listener.
+    #[error("the API cannot listen on {address}: {source}; free the address or choose another")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The log.
+    #[error("the log cannot be opened: {0}")]
+    Log(String),
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] SignerError),
+    /// The register.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// The secret store.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// The projection's file.
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+    /// The log's content.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The first start.
+    #[error(transparent)]
+    Genesis(#[from] GenesisError),
+}
+
+/// A running control process. Dropping it does not stop it.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    token_file: Option<PathBuf>,
+    service: service::Service,
+    ended: JoinHandle<Result<(), Fault>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Running {
+    /// Where the API listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// File with the administrator's token, if this start made one. Show its path, never its
+    /// content.
+    #[must_use]
+    pub fn token_file(&self) -> Option<&Path> {
+        self.token_file.as_deref()
+    }
+
+    /// The commit pipeline and the published state.
+    #[must_use]
+    pub fn service(&self) -> &service::Service {
+        &self.service
+    }
+
+    /// Asks it to stop; [`Running::ended`] tells when it did.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Returns when it has stopped, its snapshot written.
+    ///
+    /// # Errors
+    /// [`Fault`] if it stopped because the log cannot be what it is.
+    ///
+    /// # Panics
+    /// If one of its tasks did.
+    pub async fn ended(self) -> Result<(), Fault> {
+        self.ended.await.expect("the control process's tasks do not panic")
+    }
+}
+
+/// Starts a control process, which ends some time after `shutdown` does.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn run(
+    config: ControlConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Running, StartError> {
+    make_data_directory(&config.data_dir)?;
+    let log = open_log(&config).await?;
+    run_on(Arc::new(log.clone()), Some(log), config, shutdown).await
+}
+
+/// The same over a log that is open already; `watched` is asked from time to time whether it is
+/// safe to fail over by itself.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn run_on<L: Log>(
+    log: Arc<L>,
+    watched: Option<AnyLog>,
+    config: ControlConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Running, StartError> {
+    make_data_directory(&config.data_dir)?;
+    // The address first: of two processes started by mistake, the second must touch nothing.
+    let listener = listen(config.api_listen).await?;
+    let address = listener
+        .local_addr()
+        .map_err(|source| StartError::Listen { address: config.api_listen, source })?;
+    let data = &config.data_dir;
+    let signer = Signer::load_or_create(data.join("site.key"), config.log_site_name.as_str())?;
+    let verifier = signer.verifier();
+    let register = SignedRegister::open(data.join("signed.register"))?;
+    let secrets = Arc::new(Secrets::open(&data.join("secrets.redb"))?);
+    let projection = Projection::open(&data.join("projection.redb"))?;
+    let snapshot = load(&projection)?;
+    let streams = Arc::new(Streams::default());
+    let (stop, stopping) = watch::channel(false);
+    let (service, pipeline) = service::start(
+        log,
+        PipelineConfig {
+            signer: Some((signer, register)),
+            projection: Some(projection),
+            snapshot,
+            changes: Arc::clone(&streams) as Arc<dyn Changes>,
+            stop: stopping.clone(),
+        },
+    )
+    .await?;
+    let token_file = found(&service, data, &config.cluster_name, verifier).await?;
+    let app = App {
+        service: service.clone(),
+        observed: Arc::default(),
+        streams,
+        secrets,
+        times: config.times,
+        audits: Arc::default(),
+        unsafe_because: watch::Sender::new(Vec::new()),
+    };
+    check_safety(&app, watched.as_ref()).await;
+    let server = tokio::spawn(serve(listener, app.clone(), stopping.clone()));
+    let watching = tokio::spawn(watcher::run(app.clone(), stopping.clone()));
+    let safety = tokio::spawn(keep_checking_safety(app.clone(), watched, stopping));
+    let stopper = stop.clone();
+    tokio::spawn(async move {
+        shutdown.await;
+        stopper.send_replace(true);
+    });
+    let signal = stop.clone();
+    let ended = tokio::spawn(async move {
+        let ended = pipeline.await.expect("the pipeline does not panic");
+        if ended.is_err() {
+            // Readers still get answers about what is wrong; only a stop ends the process.
+            let _ = signal.subscribe().wait_for(|stop| *stop).await;
+        }
+        app.streams.goodbye_all("this control process is stopping");
+        let _ = tokio::time::timeout(DRAIN_WITHIN, server).await;
+        watching.abort();
+        safety.abort();
+        ended
+    });
+    tracing::info!(%address, "the control process serves");
+    Ok(Running { address, token_file, service, ended, stop })
+}
+
+fn make_data_directory(path: &Path) -> Result<(), StartError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| StartError::DataDirectory { path: path.to_owned(), source })
+}
+
+async fn open_log(config: &ControlConfig) -> Result<AnyLog, StartError> {
+    match &config.log {
+        LogConfig::Embedded => {
+            let path = config.data_dir.join("log.redb");
+            let log = EmbeddedLog::open(path);
+            log.map(AnyLog::from).map_err(|error| StartError::Log(error.to_string()))
+        }
+        LogConfig::JetStream(options) => {
+            let log = JetStreamLog::open((**options).clone()).await;
+            log.map(AnyLog::from).map_err(|error| StartError::Log(error.to_string()))
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+/// The snapshot, or none if there is no whole one.
+fn load(projection: &Projection) -> Result<Snapshot, StartError> {
+    match projection.load() {
+        Ok(snapshot) => Ok(snapshot.unwrap_or_default()),
+        Err(error @ ProjectionError::Unreadable { .. }) => {
+            tracing::warn!(%error, "the state is rebuilt from the first commit");
+            projection.clear()?;
+            Ok(Snapshot::default())
+        }
+        Err(error @ ProjectionError::Storage { .. }) => Err(error.into()),
+    }
+}
+
+/// Without a log that flushes before it acknowledges, nothing fails over by itself.
+async fn check_safety(app: &App, log: Option<&AnyLog>) {
+    let reasons = match log {
+        Some(AnyLog::JetStream(log)) => log.check_safety().await.reasons,
+        Some(AnyLog::Embedded(_)) | None => Vec::new(),
+    };
+    if !reasons.is_empty() {
+        tracing::warn!(?reasons, "automatic failover is not armed");
+    }
+    app.unsafe_because.send_replace(reasons);
+}
+
+async fn keep_checking_safety(app: App, log: Option<AnyLog>, mut stop: watch::Receiver<bool>) {
+    let Some(log @ AnyLog::JetStream(_)) = log else { return };
+    while tokio::time::timeout(SAFETY_INTERVAL, stop.wait_for(|stop| *stop)).await.is_err() {
+        check_safety(&app, Some(&log)).await;
+    }
+}
+
+async fn serve(listener: TcpListener, app: App, mut stop: watch::Receiver<bool>) {
+    let (api, _) = api::router(&app);
+    let router = Router::new()
+        .merge(api)
+        .route(contract::PATH, get(stream::serve))
+        .fallback(api::unknown_route)
+        .method_not_allowed_fallback(api::unknown_method)
+        .with_state(app);
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stopped).await {
+        tracing::error!(%error, "the API ended");
+    }
+}

@@ -1,0 +1,331 @@
+//! The service: commands go in, commits come out, and everyone else reads what they gave.
+//!
+//! ```text
+//! API, streams, watcher ──Job──▶ pipeline ──append──▶ log
+//!        ▲                          │ ◀──read, verified──┘
+//!        └──── View ◀──publish──────┘  (state and the checkpoint that covers it, together)
+//! ```
+//!
+//! The pipeline is one task; it alone decides, appends and evolves. What it publishes is never
+//! ahead of the signed checkpoint, so a node spec made from it can carry proofs.
+
+mod draft;
+mod pipeline;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+pub use pipeline::{Fault, PipelineConfig, checkpoint_origin, start};
+pub use queue::{Answer, Done, Unanswered};
+
+use crate::domain::{Refusal, State, decide};
+use queue::{Job, Work};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot, watch};
+use voute_events::{MerkleTree, Position, ReadError, StoredCommit};
+use voute_schemas::command::Escalation;
+use voute_schemas::commit::{Actor, Origin};
+use voute_schemas::proof::{Checkpoint, CommitProof};
+use voute_schemas::{Command, CommitId, CorrelationId, Event, NodeId, Sequence};
+
+/// Longest time that an asker waits for an answer before it is told that the outcome is unknown.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most neighbouring commits read at once for proofs.
+const PROOF_READ_MAX: u64 = 256;
+
+/// Who asks, by which way and why.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Who.
+    pub actor: Actor,
+    /// By which way.
+    pub origin: Origin,
+    /// From where.
+    pub source: Option<IpAddr>,
+    /// Joins commits of one cause.
+    pub correlation: CorrelationId,
+    /// The commit that caused this one.
+    pub causation: Option<CommitId>,
+    /// Against repetition.
+    pub idempotency_key: Option<String>,
+    /// In words.
+    pub reason: String,
+}
+
+impl Context {
+    /// For a request of the API.
+    #[must_use]
+    pub fn api(actor: Actor, source: Option<IpAddr>) -> Self {
+        Context {
+            actor,
+            origin: Origin::Api,
+            source,
+            correlation: CorrelationId::generate(),
+            causation: None,
+            idempotency_key: None,
+            reason: String::new(),
+        }
+    }
+
+    /// For the control plane itself.
+    #[must_use]
+    pub fn system(origin: Origin, reason: impl Into<String>) -> Self {
+        Context { origin, reason: reason.into(), ..Context::api(Actor::System, None) }
+    }
+
+    /// For a node's escalation.
+    #[must_use]
+    pub fn node(node: NodeId, source: Option<IpAddr>) -> Self {
+        Context { origin: Origin::Node, ..Context::api(Actor::Node(node), source) }
+    }
+}
+
+/// What is published: a state and the checkpoint that covers it.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The state.
+    pub state: State,
+    /// Covers `state.position()`, unless this process is no log site: then it is empty.
+    pub checkpoint: Checkpoint,
+    /// Commits that the checkpoint covers.
+    pub checkpoint_size: u64,
+}
+
+/// How the log and the projection are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Condition {
+    /// The log does not answer, or refuses; in words.
+    pub log_trouble: Option<String>,
+    /// Projection has stopped for good; in words. Node streams are dropped then.
+    pub stopped: Option<String>,
+}
+
+/// What the pipeline shares with all others.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    view: RwLock<View>,
+    tree: RwLock<MerkleTree>,
+    head: watch::Sender<Position>,
+    condition: watch::Sender<Condition>,
+    changes: Arc<dyn Changes>,
+    pub(crate) counters: Counters,
+}
+
+/// What the service counts.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Commits appended by this process.
+    pub commits: std::sync::atomic::AtomicU64,
+    /// Appends.
+    pub appends: std::sync::atomic::AtomicU64,
+    /// Appends that another writer overtook.
+    pub conflicts: std::sync::atomic::AtomicU64,
+    /// Refusals not recorded because one actor caused too many.
+    pub refusals_unrecorded: std::sync::atomic::AtomicU64,
+}
+
+/// Who is told what changed, before and after: the node streams.
+pub trait Changes: Send + Sync + std::fmt::Debug + 'static {
+    /// These states were published one after the other by these events.
+    fn changed(&self, before: &State, after: &State, events: &[Event]);
+}
+
+/// Reads of the log, whatever its engine.
+trait AnyLogReader: Send + Sync {
+    fn read(
+        &self,
+        from: Sequence,
+        limit: usize,
+    ) -> futures_util::future::BoxFuture<'_, Result<Vec<StoredCommit>, ReadError>>;
+}
+
+impl<L: voute_events::Log> AnyLogReader for Arc<L> {
+    fn read(
+        &self,
+        from: Sequence,
+        limit: usize,
+    ) -> futures_util::future::BoxFuture<'_, Result<Vec<StoredCommit>, ReadError>> {
+        Box::pin(L::read(self, from, limit))
+    }
+}
+
+/// Handle of a running pipeline.
+#[derive(Clone)]
+pub struct Service {
+    shared: Arc<Shared>,
+    log: Arc<dyn AnyLogReader>,
+    safety: mpsc::Sender<Job>,
+    ordinary: mpsc::Sender<Job>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Service").finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Asks for a command and waits for its commit.
+    ///
+    /// # Errors
+    /// [`Unanswered`]: nothing was committed, or it is not known whether.
+    pub async fn submit(&self, command: Command, context: Context) -> Answer {
+        let queue = if goes_first(&command) { &self.safety } else { &self.ordinary };
+        self.ask(queue, Work::Command(Box::new(command)), context).await
+    }
+
+    /// Asks for a batch of a node's escalations, as one commit.
+    ///
+    /// # Errors
+    /// [`Unanswered`]: nothing was committed, or it is not known whether.
+    pub async fn escalate(
+        &self,
+        node: NodeId,
+        requests: Vec<Escalation>,
+        context: Context,
+    ) -> Answer {
+        self.ask(&self.safety, Work::Escalations { node, requests }, context).await
+    }
+
+    /// Records a command that was refused before it could be decided; its commit's number, unless
+    /// it could not be recorded.
+    pub async fn record_refusal(
+        &self,
+        context: Context,
+        command: String,
+        code: &str,
+        message: String,
+    ) -> Option<u64> {
+        let work = Work::Refusal { command, code: code.to_owned(), message };
+        match self.ask(&self.ordinary, work, context).await {
+            Ok(Done::Refused { position, .. }) => position.map(|position| position.sequence.0),
+            _ => None,
+        }
+    }
+
+    async fn ask(&self, queue: &mpsc::Sender<Job>, work: Work, context: Context) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { work, context, answer };
+        let wait = async {
+            queue.send(job).await.map_err(|_| Unanswered::Stopped)?;
+            answered.await.map_err(|_| Unanswered::Stopped)?
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, wait).await.unwrap_or(Err(Unanswered::Late))
+    }
+
+    /// What a command would do now. Commits nothing.
+    ///
+    /// # Errors
+    /// The refusal that it would meet.
+    pub fn plan(&self, command: &Command) -> Result<Vec<Event>, Refusal> {
+        decide(&self.state(), command)
+    }
+
+    /// The published state; costs nothing, and stays as it is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.read(|view| view.state.clone())
+    }
+
+    /// Reads what is published. The closure must be short: publishing waits for it.
+    pub fn read<T>(&self, read: impl FnOnce(&View) -> T) -> T {
+        read(&self.shared.view.read().expect("no reader or writer panics holding the view"))
+    }
+
+    /// The last published position, and a way to wait for the next.
+    #[must_use]
+    pub fn head(&self) -> watch::Receiver<Position> {
+        self.shared.head.subscribe()
+    }
+
+    /// How log and projection are.
+    #[must_use]
+    pub fn condition(&self) -> watch::Receiver<Condition> {
+        self.shared.condition.subscribe()
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Reads commits of the log, chain not verified, at most `limit`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn commits(
+        &self,
+        from: Sequence,
+        limit: usize,
+    ) -> Result<Vec<StoredCommit>, ReadError> {
+        self.log.read(from, limit).await
+    }
+
+    /// Commits with their paths to the root of a checkpoint of `size` commits.
+    ///
+    /// # Errors
+    /// [`ReadError`] if a commit cannot be read, or lies outside the checkpoint.
+    pub async fn prove_all(
+        &self,
+        sequences: &BTreeSet<Sequence>,
+        size: u64,
+    ) -> Result<Vec<CommitProof>, ReadError> {
+        let mut proofs = Vec::with_capacity(sequences.len());
+        let mut wanted = sequences.iter().copied().peekable();
+        while let Some(&first) = wanted.peek() {
+            // Neighbours are read together: a node's epochs often come from one burst of commits.
+            let reach = first.0 + PROOF_READ_MAX;
+            let last = sequences.range(first..Sequence(reach)).next_back().unwrap_or(&first);
+            let limit = usize::try_from(last.0 - first.0 + 1).expect("at most PROOF_READ_MAX");
+            let stored = self.log.read(first, limit).await?;
+            let before = proofs.len();
+            for commit in stored {
+                if wanted.next_if_eq(&commit.position.sequence).is_some() {
+                    proofs.push(self.prove(commit, size)?);
+                }
+            }
+            if proofs.len() == before {
+                let cause = "it is not there".to_owned();
+                return Err(ReadError::Damaged { sequence: first, cause });
+            }
+        }
+        Ok(proofs)
+    }
+
+    fn prove(&self, stored: StoredCommit, size: u64) -> Result<CommitProof, ReadError> {
+        let sequence = stored.position.sequence;
+        let tree = self.shared.tree.read().expect("no holder of the tree panics");
+        let path = tree
+            .inclusion_proof(sequence.0.saturating_sub(1), size)
+            .map_err(|error| ReadError::Damaged { sequence, cause: error.to_string() })?;
+        Ok(CommitProof { sequence, commit: stored.bytes, path })
+    }
+
+    /// Root of the Merkle tree over the first `size` commits, if there are so many.
+    #[must_use]
+    pub fn root(&self, size: u64) -> Option<voute_schemas::Hash> {
+        self.shared.tree.read().expect("no holder of the tree panics").root(size).ok()
+    }
+}
+
+/// Commands that go before all others: lives depend on them.
+fn goes_first(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::FailOverSite { .. }
+            | Command::ReportSiteCondition { .. }
+            | Command::Escalate { .. }
+    )
+}
+
+/// Wall time, milliseconds since 1970.
+#[must_use]
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

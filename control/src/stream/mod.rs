@@ -1,0 +1,171 @@
+//! The node contract's server: one WebSocket per node, specs down, statuses and escalations up.
+//!
+//! ```text
+//! opened ─Hello─▶ live ──────────────▶ closed
+//!                  │  newer stream of the node, silence, stopped projection
+//!                  └─ Goodbye ───────▶ closed
+//! ```
+//!
+//! What changed for a node is gathered as a set, not as a queue: a slow node gets fewer and larger
+//! specs, never a longer backlog.
+
+mod answers;
+mod connection;
+mod spec;
+
+pub(crate) use connection::serve;
+
+use crate::domain::{State, Touched, touched};
+use crate::service::Changes;
+use answers::Answers;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::Notify;
+use voute_schemas::contract::{Hello, ToNode};
+use voute_schemas::{Event, NodeId};
+
+/// Answers that wait for one node's socket; a node that does not read them is dropped.
+const OUTBOX_MAX: usize = 256;
+
+/// Live streams by node.
+#[derive(Debug, Default)]
+pub struct Streams {
+    live: Mutex<HashMap<NodeId, Arc<Live>>>,
+    answers: Mutex<HashMap<NodeId, Answers>>,
+}
+
+/// What others can tell a live stream.
+#[derive(Debug)]
+pub(crate) struct Live {
+    incarnation: u64,
+    /// What the node was not told yet.
+    news: Mutex<News>,
+    has_news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    touched: Touched,
+    outbox: Vec<ToNode>,
+    goodbye: Option<String>,
+}
+
+impl Live {
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().expect("no holder of the news panics")
+    }
+
+    fn say_goodbye(&self, cause: &str) {
+        self.news().goodbye.get_or_insert_with(|| cause.to_owned());
+        self.has_news.notify_one();
+    }
+
+    fn send(&self, message: ToNode) {
+        let mut news = self.news();
+        if news.outbox.len() < OUTBOX_MAX {
+            news.outbox.push(message);
+        } else {
+            news.goodbye.get_or_insert_with(|| "the node does not read its answers".to_owned());
+        }
+        drop(news);
+        self.has_news.notify_one();
+    }
+
+    fn take(&self) -> News {
+        std::mem::take(&mut self.news())
+    }
+}
+
+impl Streams {
+    fn live(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<Live>>> {
+        self.live.lock().expect("no holder of the streams panics")
+    }
+
+    /// Nodes with a live stream to this process.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.live().len()
+    }
+
+    /// A node opens a stream: it replaces one of the same or an older start.
+    fn open(&self, hello: &Hello) -> Result<Arc<Live>, String> {
+        let mut live = self.live();
+        if let Some(old) = live.get(&hello.node) {
+            if old.incarnation > hello.incarnation {
+                return Err(format!(
+                    "start {} of this node is connected, this is start {}: a copy of the node runs",
+                    old.incarnation, hello.incarnation
+                ));
+            }
+            old.say_goodbye("a newer stream of this node replaced this one");
+        }
+        let opened = Arc::new(Live {
+            incarnation: hello.incarnation,
+            news: Mutex::default(),
+            has_news: Notify::new(),
+        });
+        live.insert(hello.node, Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// A stream ended; whether it was the node's live one.
+    fn close(&self, node: NodeId, closed: &Arc<Live>) -> bool {
+        let mut live = self.live();
+        let was_live = live.get(&node).is_some_and(|current| Arc::ptr_eq(current, closed));
+        if was_live {
+            live.remove(&node);
+        }
+        was_live
+    }
+
+    /// Sends a message to a node, if it has a stream.
+    fn send(&self, node: NodeId, message: ToNode) {
+        let live = self.live().get(&node).cloned();
+        if let Some(live) = live {
+            live.send(message);
+        }
+    }
+
+    /// Ends all streams.
+    pub fn goodbye_all(&self, cause: &str) {
+        for live in self.live().values() {
+            live.say_goodbye(cause);
+        }
+    }
+
+    /// A secret changed: all nodes get their facts anew.
+    pub(crate) fn renew_facts(&self) {
+        self.tell(&Touched { all_facts: true, ..Touched::default() });
+    }
+
+    fn tell(&self, touched: &Touched) {
+        let live: Vec<_> = {
+            let live = self.live();
+            let concerned = live.iter().filter(|(node, _)| touched.concerns(**node));
+            concerned.map(|(node, live)| (*node, Arc::clone(live))).collect()
+        };
+        for (node, live) in live {
+            let mut own = Touched { all_facts: touched.all_facts, ..Touched::default() };
+            own.facts.extend(touched.facts.get(&node));
+            own.groups.extend(touched.groups.get(&node).map(|groups| (node, groups.clone())));
+            live.news().touched.merge(own);
+            live.has_news.notify_one();
+        }
+    }
+}
+
+impl Changes for Streams {
+    fn changed(&self, before: &State, after: &State, events: &[Event]) {
+        let touched = touched(before, after, events);
+        if !touched.is_empty() {
+            self.tell(&touched);
+        }
+        for event in events {
+            if let Event::NodeRemoved { node } = event
+                && let Some(live) = self.live().get(node)
+            {
+                live.say_goodbye("this node was removed from the cluster");
+            }
+        }
+    }
+}

@@ -1,0 +1,512 @@
+//! The site watcher: turns silence and signals into commands, by the policies.
+//!
+//! [`Watcher::assess`] decides, purely: a state, what nodes say, the time in, proposals out. The
+//! log stays the arbiter: a proposal that comes late or twice is refused there.
+//!
+//! ```text
+//! all nodes of a site silent ─▶ ReportSiteCondition{Lost} ─┐   hold-down, other sides attest
+//! signal PowerLost, Fire … (API) ──────────────────────────┴─▶ FailOverSite ─▶ RecordFailover
+//! a node is heard again ─▶ ReportSiteCondition{Normal}
+//! preferred site in sync again, policy says so ─▶ MoveOwner
+//! ```
+
+mod measure;
+#[cfg(test)]
+mod tests;
+
+use crate::api::App;
+use crate::domain::State;
+use crate::domain::state::Group;
+use crate::observed::{Nodes, Observed};
+use crate::service::{Context, Done, Service, unix_ms};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::watch;
+use voute_schemas::command::{AttestedGroup, Command};
+use voute_schemas::commit::Origin;
+use voute_schemas::event::*;
+use voute_schemas::ids::*;
+use voute_schemas::times::Times;
+
+/// How often the watcher looks when nothing changes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Least time between two looks: many nodes report at once.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// After its start, nodes have this long to connect before they count as lost.
+const SETTLING: Duration = Duration::from_secs(5);
+/// How long the first sides that attest wait for the others, so that a site fails over as one.
+const GATHER_WITHIN: Duration = Duration::from_millis(300);
+/// After this long without an attestation, a loss is recorded with what stays behind.
+const RECORD_STRANDED_AFTER: Duration = Duration::from_secs(10);
+/// A refused proposal for a site is not repeated before this.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// A node must be back this long before groups move to it.
+const FAILBACK_AFTER: Duration = Duration::from_secs(5);
+/// How often failbacks and evacuations are looked for; they are not urgent.
+const RARE_INTERVAL: Duration = Duration::from_secs(1);
+/// Most planned moves proposed at one look.
+const MOVES_MAX: usize = 64;
+
+/// What the watcher asks for.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// The command.
+    pub command: Command,
+    /// Why.
+    pub reason: String,
+    /// Joins the commits of one failover.
+    pub correlation: Option<CorrelationId>,
+}
+
+/// The time, both ways.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Since the start of this process.
+    pub since_start: Duration,
+    /// Wall time, milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+/// What the watcher remembers between two looks.
+#[derive(Debug)]
+pub struct Watcher {
+    times: Times,
+    /// Whether groups may move by themselves: not over a log that may forget what it acknowledged.
+    pub may_act: bool,
+    sites: BTreeMap<SiteId, Watched>,
+    pub(crate) failovers: BTreeMap<FailoverId, measure::UnderWay>,
+    rare_at: Duration,
+}
+
+/// What it remembers of a site.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watched {
+    /// When the first group of the site could move.
+    gathering_since: Option<Duration>,
+    /// No proposal before this.
+    not_before: Duration,
+    /// Joins what is committed because of one loss.
+    correlation: Option<CorrelationId>,
+    /// Whether a loss without any move was proposed for recording.
+    stranded_recorded: bool,
+}
+
+/// How a site's groups may leave it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Leaving {
+    /// Its nodes fell silent, for so long.
+    Silence { silent_for: Duration },
+    /// A signal from outside says that it is going.
+    Signal,
+}
+
+impl Watcher {
+    /// Begins to watch.
+    #[must_use]
+    pub fn new(times: Times) -> Self {
+        Watcher {
+            times,
+            may_act: true,
+            sites: BTreeMap::new(),
+            failovers: BTreeMap::new(),
+            rare_at: Duration::ZERO,
+        }
+    }
+
+    /// What should be asked for now.
+    pub fn assess(&mut self, state: &State, nodes: &Nodes, now: Now) -> Vec<Proposal> {
+        let mut proposals = Vec::new();
+        self.sites.retain(|site, _| state.site(*site).is_some());
+        for (id, site) in state.sites() {
+            if site.kind == SiteKind::Data {
+                self.assess_site(state, nodes, (id, site), now, &mut proposals);
+            }
+        }
+        proposals.extend(self.measure(state, nodes, now));
+        if now.since_start >= self.rare_at {
+            self.rare_at = now.since_start + RARE_INTERVAL;
+            if self.may_act {
+                proposals.extend(self.failbacks(state, nodes, now));
+            }
+        }
+        proposals
+    }
+
+    /// A proposal for this site was refused: what it was based on will change, or not.
+    pub fn refused(&mut self, site: SiteId, now: Duration) {
+        self.sites.entry(site).or_default().not_before = now + REFUSED_PAUSE;
+    }
+
+    fn silence(&self) -> Duration {
+        Duration::from_millis(self.times.node_silence_ms)
+    }
+
+    fn assess_site(
+        &mut self,
+        state: &State,
+        nodes: &Nodes,
+        (id, site): (SiteId, &crate::domain::state::Site),
+        now: Now,
+        proposals: &mut Vec<Proposal>,
+    ) {
+        let silent_for = self.silent_for(state, nodes, id, now.since_start);
+        let watched = self.sites.entry(id).or_default();
+        if now.since_start < watched.not_before {
+            return;
+        }
+        match (site.condition, silent_for) {
+            (SiteCondition::Normal | SiteCondition::LinkDegraded, Some(silent_for)) => {
+                let correlation = *watched.correlation.get_or_insert_with(CorrelationId::generate);
+                proposals.push(lost(id, silent_for, correlation));
+            }
+            (SiteCondition::Lost, None) if site.source == ConditionSource::Watcher => {
+                proposals.push(back(id, watched.correlation));
+                *watched = Watched::default();
+                return;
+            }
+            _ => {}
+        }
+        let Some(leaving) = leaving(site, silent_for).filter(|_| self.may_act) else {
+            watched.gathering_since = None;
+            return;
+        };
+        proposals.extend(self.fail_over(state, nodes, id, leaving, now));
+        if leaving == Leaving::Signal {
+            proposals.extend(self.evacuate(state, nodes, id, now));
+        }
+    }
+
+    /// How long all nodes of a site have been silent beyond detection; nothing if one is heard or
+    /// there is none.
+    fn silent_for(
+        &self,
+        state: &State,
+        nodes: &Nodes,
+        site: SiteId,
+        now: Duration,
+    ) -> Option<Duration> {
+        let mut least = None;
+        for (id, node) in state.nodes().filter(|(_, node)| node.site == site) {
+            debug_assert_eq!(node.site, site);
+            let limit = match nodes.get(&id) {
+                Some(observed) => observed.heard_at + self.silence(),
+                None => SETTLING.max(self.silence()),
+            };
+            let silent_for = now.checked_sub(limit)?;
+            least = Some(least.map_or(silent_for, |least: Duration| least.min(silent_for)));
+        }
+        least
+    }
+
+    /// One commit that moves all groups whose policy says so, once their other sides attest.
+    fn fail_over(
+        &mut self,
+        state: &State,
+        nodes: &Nodes,
+        site: SiteId,
+        leaving: Leaving,
+        now: Now,
+    ) -> Option<Proposal> {
+        let wanted = |group: &Group| may_move(state, group, leaving);
+        let mut attested = attested(state, nodes, site, wanted);
+        let signalled = leaving == Leaving::Signal;
+        attested.retain(|group| can_take_over(group, signalled));
+        let expected = expected(state, nodes, site, self.silence(), now.since_start, wanted);
+        let watched = self.sites.entry(site).or_default();
+        if attested.is_empty() {
+            watched.gathering_since = None;
+            let stranded = matches!(leaving, Leaving::Silence { silent_for } if silent_for >= RECORD_STRANDED_AFTER);
+            let owns = state.nodes().any(|(node, it)| {
+                it.site == site
+                    && state
+                        .groups_of_node(node)
+                        .any(|(_, group)| group.owner == node && wanted(group))
+            });
+            if !stranded || !owns || std::mem::replace(&mut watched.stranded_recorded, true) {
+                return None;
+            }
+        } else {
+            let since = *watched.gathering_since.get_or_insert(now.since_start);
+            if attested.len() < expected && now.since_start - since < GATHER_WITHIN {
+                return None;
+            }
+            watched.gathering_since = None;
+        }
+        let correlation = *watched.correlation.get_or_insert_with(CorrelationId::generate);
+        let failover = FailoverId::generate();
+        let evidence = evidence(state, nodes, site, leaving, now);
+        let reason = format!("policy: {}", evidence.observed);
+        let command = Command::FailOverSite { failover, site, evidence, attested };
+        Some(Proposal { command, reason, correlation: Some(correlation) })
+    }
+
+    /// Planned moves away from a site that is going but whose nodes still serve: nothing is lost.
+    fn evacuate(&self, state: &State, nodes: &Nodes, site: SiteId, now: Now) -> Vec<Proposal> {
+        let is_served = |group: &Group| {
+            let owner = nodes.get(&group.owner);
+            owner.is_some_and(|owner| owner.is_heard(now.since_start, self.silence()))
+        };
+        owned_at(state, site)
+            .filter(|(_, group)| may_move(state, group, Leaving::Signal) && is_served(group))
+            .filter_map(|(id, group)| {
+                let other = ready_side(state, nodes, id, group, self.silence(), now.since_start)?;
+                Some(planned_move(id, other, "policy: its site is going, its node still serves"))
+            })
+            .take(MOVES_MAX)
+            .collect()
+    }
+
+    /// Planned moves to preferred sites, where policies ask for it.
+    fn failbacks(&self, state: &State, nodes: &Nodes, now: Now) -> Vec<Proposal> {
+        let preferred = |policy: PolicyId| {
+            let rules = &state.policy(policy)?.rules;
+            let site = rules.preferred_site.filter(|_| rules.failback)?;
+            let is_normal = state.site(site)?.condition == SiteCondition::Normal;
+            is_normal.then_some((site, Duration::from_millis(rules.hold_down_ms)))
+        };
+        let any_policy = state.policies().any(|(id, _)| preferred(id).is_some());
+        if !any_policy {
+            return Vec::new();
+        }
+        state
+            .groups()
+            .filter_map(|(id, group)| {
+                let (site, hold_down) = preferred(group.policy?)?;
+                let is_away = group.owner_side()?.site != site && group.is_whole();
+                let back = is_away.then(|| nodes.get(&group.side(site)?.node))??;
+                let stable = now.since_start.checked_sub(back.connected_since?)?;
+                let ready = ready_side(state, nodes, id, group, self.silence(), now.since_start)?;
+                let may = ready == site && stable >= FAILBACK_AFTER.max(hold_down);
+                may.then(|| planned_move(id, site, "policy: its preferred site is in sync again"))
+            })
+            .take(MOVES_MAX)
+            .collect()
+    }
+}
+
+fn lost(site: SiteId, silent_for: Duration, correlation: CorrelationId) -> Proposal {
+    let detail =
+        format!("all its nodes are silent, {} ms beyond detection", milliseconds(silent_for));
+    Proposal {
+        reason: detail.clone(),
+        command: Command::ReportSiteCondition {
+            site,
+            condition: SiteCondition::Lost,
+            source: ConditionSource::Watcher,
+            detail,
+        },
+        correlation: Some(correlation),
+    }
+}
+
+fn back(site: SiteId, correlation: Option<CorrelationId>) -> Proposal {
+    let detail = "a node of it is heard again".to_owned();
+    Proposal {
+        reason: detail.clone(),
+        command: Command::ReportSiteCondition {
+            site,
+            condition: SiteCondition::Normal,
+            source: ConditionSource::Watcher,
+            detail,
+        },
+        correlation,
+    }
+}
+
+fn planned_move(group: GroupId, to: SiteId, reason: &str) -> Proposal {
+    let command = Command::MoveOwner { group, to };
+    Proposal { command, reason: reason.to_owned(), correlation: None }
+}
+
+fn leaving(site: &crate::domain::state::Site, silent_for: Option<Duration>) -> Option<Leaving> {
+    match (site.condition, site.source) {
+        (
+            SiteCondition::PowerLost | SiteCondition::Fire | SiteCondition::CoolingLost,
+            ConditionSource::Signal,
+        ) => Some(Leaving::Signal),
+        (SiteCondition::Lost, _) => silent_for.map(|silent_for| Leaving::Silence { silent_for }),
+        _ => None,
+    }
+}
+
+/// Whether a group's policy lets it move by itself now.
+fn may_move(state: &State, group: &Group, leaving: Leaving) -> bool {
+    let Some(policy) = group.policy.and_then(|policy| state.policy(policy)) else {
+        return false;
+    };
+    match (policy.rules.mode, leaving) {
+        (FailoverMode::Manual, _) | (FailoverMode::OnSignal, Leaving::Silence { .. }) => false,
+        (FailoverMode::OnSignal | FailoverMode::Automatic, Leaving::Signal) => true,
+        (FailoverMode::Automatic, Leaving::Silence { silent_for }) => {
+            silent_for >= Duration::from_millis(policy.rules.hold_down_ms)
+        }
+    }
+}
+
+fn owned_at(state: &State, site: SiteId) -> impl Iterator<Item = (GroupId, &Group)> {
+    state
+        .nodes()
+        .filter(move |(_, node)| node.site == site)
+        .flat_map(|(node, _)| state.groups_of_node(node).filter(move |(_, it)| it.owner == node))
+}
+
+/// Groups that a site owns and whose other, in-sync sides say what they can vouch for, at the
+/// group's present epoch.
+pub(crate) fn attested(
+    state: &State,
+    nodes: &Nodes,
+    site: SiteId,
+    wanted: impl Fn(&Group) -> bool,
+) -> Vec<AttestedGroup> {
+    let attest = |(id, group): (GroupId, &Group)| {
+        let other = group.sides.iter().find(|side| side.site != site && side.in_sync)?;
+        let status = nodes.get(&other.node)?.groups.get(&id)?;
+        let attestation = status.attestation.filter(|_| status.epoch == group.epoch)?;
+        Some(AttestedGroup { group: id, epoch: group.epoch, to: other.node, attestation })
+    };
+    owned_at(state, site).filter(|(_, group)| wanted(group)).filter_map(attest).collect()
+}
+
+fn can_take_over(attested: &AttestedGroup, signalled: bool) -> bool {
+    let Attestation { legs_open, owner_silent, lease_expired, silent_ms: _ } = attested.attestation;
+    legs_open && owner_silent && (lease_expired || signalled)
+}
+
+/// How many groups may be expected to attest soon: their other side is in sync and heard.
+fn expected(
+    state: &State,
+    nodes: &Nodes,
+    site: SiteId,
+    silence: Duration,
+    now: Duration,
+    wanted: impl Fn(&Group) -> bool,
+) -> usize {
+    let may_attest = |group: &Group| {
+        group.sides.iter().any(|side| {
+            let node = nodes.get(&side.node);
+            side.site != site && side.in_sync && node.is_some_and(|it| it.is_heard(now, silence))
+        })
+    };
+    owned_at(state, site).filter(|(_, group)| wanted(group) && may_attest(group)).count()
+}
+
+/// The site of a group's other side, if it could become owner by a planned move.
+fn ready_side(
+    state: &State,
+    nodes: &Nodes,
+    id: GroupId,
+    group: &Group,
+    silence: Duration,
+    now: Duration,
+) -> Option<SiteId> {
+    let other = group.sides.iter().find(|side| side.node != group.owner && side.in_sync)?;
+    let node = nodes.get(&other.node).filter(|node| node.is_heard(now, silence))?;
+    let obeys = node.groups.get(&id).is_some_and(|status| status.epoch == group.epoch);
+    (obeys && state.side_is_formatted(group, other.site)).then_some(other.site)
+}
+
+/// The first sign that a site may be lost: the earliest of its nodes' signs, if all have one.
+pub(crate) fn first_sign(state: &State, nodes: &Nodes, site: SiteId) -> Option<Duration> {
+    let of_site = state.nodes().filter(|(_, node)| node.site == site);
+    of_site.filter_map(|(id, _)| nodes.get(&id)).map(|node| node.first_sign()).min()
+}
+
+fn evidence(
+    state: &State,
+    nodes: &Nodes,
+    site: SiteId,
+    leaving: Leaving,
+    now: Now,
+) -> FailoverEvidence {
+    let known = state.site(site);
+    let sign = first_sign(state, nodes, site).unwrap_or(now.since_start);
+    let sign_age = milliseconds(now.since_start.saturating_sub(sign));
+    let detail = known.map(|site| site.detail.clone()).unwrap_or_default();
+    let observed = match leaving {
+        Leaving::Silence { .. } => {
+            format!(
+                "all nodes of the site silent, first sign {sign_age} ms ago; other sides heard no owner"
+            )
+        }
+        Leaving::Signal => format!("signal from outside: {detail}"),
+    };
+    FailoverEvidence {
+        condition: known.map_or(SiteCondition::Lost, |site| site.condition),
+        observed,
+        first_sign_unix_ms: now.unix_ms.saturating_sub(sign_age),
+        decided_unix_ms: now.unix_ms,
+        left_behind: vec![],
+        left_behind_total: 0,
+    }
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Watches until told to stop.
+pub(crate) async fn run(app: App, mut stop: watch::Receiver<bool>) {
+    let App { service, observed, unsafe_because, .. } = &app;
+    let mut watcher = Watcher::new(app.times);
+    let mut head = service.head();
+    while !*stop.borrow() {
+        watcher.may_act = unsafe_because.borrow().is_empty();
+        for proposal in look(&mut watcher, service, observed) {
+            propose(&mut watcher, service, observed, proposal).await;
+        }
+        let something = async {
+            tokio::select! {
+                () = observed.changed() => {}
+                _ = head.changed() => {}
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        };
+        tokio::select! {
+            () = something => {}
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+fn look(watcher: &mut Watcher, service: &Service, observed: &Observed) -> Vec<Proposal> {
+    let state = service.state();
+    let now = Now { since_start: observed.now(), unix_ms: unix_ms() };
+    let nodes = observed.nodes();
+    watcher.assess(&state, &nodes, now)
+}
+
+async fn propose(
+    watcher: &mut Watcher,
+    service: &Service,
+    observed: &Observed,
+    proposal: Proposal,
+) {
+    let mut context = Context::system(Origin::Policy, proposal.reason);
+    if let Some(correlation) = proposal.correlation {
+        context.correlation = correlation;
+    }
+    let site = match &proposal.command {
+        Command::FailOverSite { site, .. } | Command::ReportSiteCondition { site, .. } => {
+            Some(*site)
+        }
+        _ => None,
+    };
+    let began = observed.now();
+    let name = proposal.command.name();
+    match service.submit(proposal.command, context).await {
+        Ok(Done::Committed { position, commit }) => {
+            tracing::info!(command = name, sequence = position.sequence.0, "the watcher acted");
+            let took = observed.now() - began;
+            watcher.committed(commit.events(), position.sequence, took, observed.now());
+        }
+        Ok(Done::Refused { message, .. }) => {
+            tracing::info!(command = name, message, "the watcher was refused");
+            if let Some(site) = site {
+                watcher.refused(site, observed.now());
+            }
+        }
+        Ok(other) => tracing::error!(command = name, ?other, "the watcher got a strange answer"),
+        Err(error) => tracing::warn!(command = name, %error, "the watcher got no answer"),
+    }
+}
