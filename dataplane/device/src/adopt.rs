@@ -261,6 +261,9 @@ fn opened(spec: &DeviceSpec, size_bytes: u64, block_bytes: u32, backend: Backend
     Adopted { device: Arc::new(device), size_bytes, block_bytes }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// Plain reads and durable writes of a device that is being adopted. Ranges are whole blocks.
 pub(crate) trait Media {
     /// Fills `into`.

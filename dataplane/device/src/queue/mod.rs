@@ -48,9 +48,9 @@ pub const DEPTH_MAX: u32 = 4_096;
 /// The reactor's duties: [`submit`](Self::submit) what there is, then
 /// [`flush_submissions`](Self::flush_submissions); call [`complete`](Self::complete) until `None`
 /// before it sleeps, for memory answers at once and nothing else says so; sleep with a poll on
-/// [`as_fd`](AsFd::as_fd) for readability, then call `complete` again. The kernel posts completions
-/// only while this thread is in the kernel on behalf of this ring; `complete` enters it exactly when
-/// the ring says that something waits, so that spinning on `complete` costs no system call.
+/// [`as_fd`](AsFd::as_fd) for readability, then call `complete` again. `complete` enters the kernel
+/// only when the ring says that completions wait to be posted, or to submit what completions gave
+/// rise to, so that spinning on it costs no system call.
 pub struct DeviceQueue {
     ring: Ring,
     depth: usize,

@@ -22,20 +22,16 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Completions come cheapest if they are posted only when this thread asks (Linux 6.1); older
-    /// kernels, and sandboxes that refuse flags, get what they know.
+    /// Completions are posted while this thread is in the kernel, for whatever reason, and are
+    /// announced by a flag until then (Linux 5.19); where the kernel does not know that, they
+    /// interrupt it. Deferred task work would save a little more, but then a poll on the ring's
+    /// descriptor does not wake for completions of work that the kernel did in the background.
     pub(super) fn new(entries: u32) -> io::Result<Self> {
-        let deferred = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_clamp()
-            .build(entries);
-        let ring = deferred
-            .or_else(|_| {
-                let mut builder = IoUring::builder();
-                builder.setup_coop_taskrun().setup_taskrun_flag().setup_clamp().build(entries)
-            })
+        let mut flagged = IoUring::builder();
+        flagged.setup_coop_taskrun().setup_taskrun_flag().setup_clamp();
+        let single = flagged.clone().setup_single_issuer().build(entries);
+        let ring = single
+            .or_else(|_| flagged.build(entries))
             .or_else(|_| IoUring::builder().setup_clamp().build(entries))?;
         if !ring.params().is_feature_nodrop() {
             return Err(io::Error::other("io_uring loses completions here: Linux 5.5 is needed"));
