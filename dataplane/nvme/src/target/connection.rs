@@ -146,7 +146,9 @@ impl TargetConnection {
     pub fn next_request(&mut self) -> Option<Request> {
         while self.surfaced_bytes + self.output.len() < self.limits().held_bytes_max {
             let index = self.ready.pop_front()?;
-            if let Some(request) = self.surface(index) {
+            if matches!(self.phase, Phase::Live(Role::Admin | Role::Discovery)) {
+                self.execute_admin(index);
+            } else if let Some(request) = self.surface(index) {
                 return Some(request);
             }
         }
@@ -444,13 +446,21 @@ impl TargetConnection {
         }
         match self.phase {
             Phase::AwaitingConnect => self.connect(index),
-            Phase::Live(Role::Admin | Role::Discovery) => self.execute_admin(index),
-            Phase::Live(Role::Io | Role::Link) => {
+            Phase::Live(Role::Admin | Role::Discovery) if self.may_answer_now() => {
+                self.execute_admin(index);
+            }
+            Phase::Live(_) => {
                 self.slots.at(index).stage = Stage::Ready;
                 self.ready.push_back(index);
             }
             Phase::AwaitingInitialize | Phase::Terminating | Phase::Closed => self.release(index),
         }
+    }
+
+    /// Whether an admin command is answered at once: not while answers that nobody fetched pile up.
+    /// Then its slot stays taken, so that the queue's depth bounds the pile.
+    fn may_answer_now(&self) -> bool {
+        self.ready.is_empty() && self.output.len() < self.limits().held_bytes_max
     }
 
     /// Ties the second half of a fused pair to the first, which must be the command before it.

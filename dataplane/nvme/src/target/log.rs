@@ -1,5 +1,6 @@
 //! Log pages (NVMe Base 2.0 §5.16), the discovery log included.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::PortalId;
@@ -67,27 +68,26 @@ impl LogRequest {
 }
 
 /// A whole log page.
-pub(super) fn page(
+pub(super) fn page<'a>(
     request: &LogRequest,
-    admin: &AdminState,
+    admin: &'a AdminState,
     view: &HostView,
     firmware: &str,
-) -> Result<Vec<u8>, Status> {
-    match (admin.kind, request.page) {
-        (kind, SUPPORTED_PAGES) => Ok(supported_pages(kind)),
-        (ControllerKind::Discovery, DISCOVERY) => Ok(admin.discovery.page()),
-        (ControllerKind::Discovery, _) => Err(Status::invalid_log_page()),
-        (ControllerKind::Io, ERRORS) => Ok(vec![0; 64]),
-        (ControllerKind::Io, HEALTH) => Ok(health()),
-        (ControllerKind::Io, FIRMWARE) => Ok(firmware_slots(firmware)),
-        (ControllerKind::Io, CHANGED_NAMESPACES) => Ok(changed_namespaces(admin)),
-        (ControllerKind::Io, EFFECTS) if request.command_set == 0 => Ok(effects()),
-        (ControllerKind::Io, EFFECTS) => Err(Status::invalid_field()),
-        (ControllerKind::Io, ANA) => {
-            Ok(ana(admin, view, request.specific & RETURN_GROUPS_ONLY != 0))
+) -> Result<Cow<'a, [u8]>, Status> {
+    let page = match (admin.kind, request.page) {
+        (ControllerKind::Discovery, DISCOVERY) => return Ok(Cow::Borrowed(&admin.discovery.page)),
+        (kind, SUPPORTED_PAGES) => supported_pages(kind),
+        (ControllerKind::Io, ERRORS) => vec![0; 64],
+        (ControllerKind::Io, HEALTH) => health(),
+        (ControllerKind::Io, FIRMWARE) => firmware_slots(firmware),
+        (ControllerKind::Io, CHANGED_NAMESPACES) => changed_namespaces(admin),
+        (ControllerKind::Io, EFFECTS) => effects(request.command_set),
+        (ControllerKind::Io, ANA) => ana(admin, view, request.specific & RETURN_GROUPS_ONLY != 0),
+        (ControllerKind::Io | ControllerKind::Discovery, _) => {
+            return Err(Status::invalid_log_page());
         }
-        (ControllerKind::Io, _) => Err(Status::invalid_log_page()),
-    }
+    };
+    Ok(Cow::Owned(page))
 }
 
 fn supported_pages(kind: ControllerKind) -> Vec<u8> {
@@ -127,7 +127,8 @@ fn changed_namespaces(admin: &AdminState) -> Vec<u8> {
     list
 }
 
-fn effects() -> Vec<u8> {
+/// Of other command sets than NVM's there are no I/O commands; nvme-cli asks all the same.
+fn effects(command_set: u8) -> Vec<u8> {
     const SUPPORTED: u32 = 1;
     const CHANGES_CONTENT: u32 = 1 << 1;
     let mut data = vec![0; 4096];
@@ -146,6 +147,9 @@ fn effects() -> Vec<u8> {
         put(&mut data, base + usize::from(opcode) * 4, &effect.to_le_bytes());
     };
     admin.into_iter().for_each(|opcode| mark(0, opcode, SUPPORTED));
+    if command_set != 0 {
+        return data;
+    }
     reading.into_iter().for_each(|opcode| mark(1024, opcode, SUPPORTED));
     writing.into_iter().for_each(|opcode| mark(1024, opcode, SUPPORTED | CHANGES_CONTENT));
     data
@@ -173,9 +177,9 @@ fn ana(admin: &AdminState, view: &HostView, groups_only: bool) -> Vec<u8> {
 /// What one host finds by discovery through one portal.
 #[derive(Default)]
 pub(super) struct DiscoveryLog {
-    /// GENCTR: the publication at which this host's records last changed.
-    generation: u64,
-    records: Vec<u8>,
+    /// The header, whose GENCTR is the publication at which this host's records last changed, and
+    /// the records. Kept whole, since hosts read it in small pieces.
+    page: Vec<u8>,
 }
 
 const RECORD_LENGTH: usize = 1024;
@@ -196,27 +200,21 @@ impl DiscoveryLog {
         portal: PortalId,
         generation: u64,
     ) -> bool {
-        let mut records = Vec::new();
+        let mut page = vec![0; RECORD_LENGTH];
         let current = directory.portals().iter().filter(|entry| entry.id == portal);
-        current.for_each(|entry| records.extend(record(RecordKind::Current, DISCOVERY_NQN, entry)));
+        current.for_each(|entry| page.extend(record(RecordKind::Current, DISCOVERY_NQN, entry)));
         for subsystem in directory.subsystems_of(host) {
             let portals = directory.portals().iter();
-            portals
-                .for_each(|entry| records.extend(record(RecordKind::Subsystem, subsystem, entry)));
+            portals.for_each(|entry| page.extend(record(RecordKind::Subsystem, subsystem, entry)));
         }
-        let changed = records != self.records;
-        if changed || self.generation == 0 {
-            (self.records, self.generation) = (records, generation);
+        let records = (page.len() / RECORD_LENGTH - 1) as u64;
+        put(&mut page, 0, &generation.to_le_bytes());
+        put(&mut page, 8, &records.to_le_bytes());
+        let changed = page.get(RECORD_LENGTH..) != self.page.get(RECORD_LENGTH..);
+        if changed {
+            self.page = page;
         }
         changed
-    }
-
-    fn page(&self) -> Vec<u8> {
-        let mut page = vec![0; RECORD_LENGTH];
-        put(&mut page, 0, &self.generation.to_le_bytes());
-        put(&mut page, 8, &((self.records.len() / RECORD_LENGTH) as u64).to_le_bytes());
-        page.extend_from_slice(&self.records);
-        page
     }
 }
 

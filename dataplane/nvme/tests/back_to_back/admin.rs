@@ -188,6 +188,9 @@ fn log_pages_have_their_shapes() {
         (effects.u32_at(6 * 4), effects.u32_at(1024 + 4), effects.u32_at(1024 + 2 * 4)),
         (1, 3, 1)
     );
+    let mut zoned = Command::log_page(5, 0, 4096);
+    zoned.dwords[4] = 2 << 24;
+    assert_eq!(admin.ask(&mut disk, zoned).succeeded().data[1024..2048], [0; 1024]);
     let part = admin.ask(&mut disk, Command::log_page(5, 1024, 12)).succeeded();
     assert_eq!(part.data, effects.data[1024..1036]);
     for (command, status) in [
@@ -455,4 +458,31 @@ fn the_sequence_of_a_debian_12_host_works() {
     assert_eq!(admin.ask(&mut disk, Command::property_get(0x1C, false)).succeeded().dw0 & 0xC, 8);
     io.target.tick(Duration::ZERO);
     assert!(io.target.is_closing());
+}
+
+#[test]
+fn a_host_that_fetches_no_answers_cannot_pile_them_up() {
+    let limits = TargetLimits { held_bytes_max: 1 << 20, ..TargetLimits::default() };
+    let mut disk = Disk::new();
+    let mut admin = enabled_controller(&target_with(limits), &mut disk, options(SUBSYSTEM)).admin;
+    let asked = 120;
+    for _ in 0..asked {
+        let longest = Command::log_page(0x0C, 0, HOST_TRANSFER_MAX as u32);
+        admin.host.submit(longest, admin.now).expect("room");
+    }
+    let flood = std::mem::take(admin.host.output());
+    admin.target.receive(&flood, admin.now);
+    while admin.target.next_request().is_some() {}
+    assert!(admin.target.output().len() < 3 << 20, "{} bytes wait", admin.target.output().len());
+    assert!(!admin.target.wants_input());
+    admin.run(&mut disk);
+    let mut answered = 0;
+    while let Some(event) = admin.host.next_event() {
+        assert!(
+            matches!(event, InitiatorEvent::Completed { status, .. } if status.is_success()),
+            "{event:?}"
+        );
+        answered += 1;
+    }
+    assert_eq!(answered, asked);
 }
