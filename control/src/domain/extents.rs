@@ -47,6 +47,9 @@ impl FreeExtents {
 
     /// Marks extents as taken; those that are not free stay as they are.
     pub(super) fn take(&mut self, first: u64, count: u64) {
+        if count == 0 {
+            return;
+        }
         let end = first.saturating_add(count);
         let overlapping: Vec<(u64, u64)> = self
             .run_at_or_before(first)
@@ -112,6 +115,14 @@ mod tests {
         assert_eq!(extents.runs().collect::<Vec<_>>(), [(30, 70)]);
         extents.give(0, 30);
         assert_eq!(extents, FreeExtents::all(100));
+    }
+
+    #[test]
+    fn taking_or_giving_nothing_changes_nothing() {
+        let mut extents = FreeExtents::all(100);
+        extents.take(50, 0);
+        extents.give(50, 0);
+        assert_eq!(extents.runs().collect::<Vec<_>>(), [(0, 100)]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ mod index;
 pub mod refusal;
 pub mod spec;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 pub use decide::decide;
 pub use decide::escalations::decide_escalations;

@@ -9,9 +9,6 @@ mod policies;
 mod space;
 mod volumes;
 
-#[cfg(test)]
-mod tests;
-
 use super::refusal::{Noun, Refusal};
 use super::state::*;
 use uuid::Uuid;

@@ -1,0 +1,74 @@
+use super::world::*;
+use voute_schemas::Hash;
+use voute_schemas::command::Command;
+use voute_schemas::event::{Event, Role};
+use voute_schemas::ids::{ClusterId, CredentialId};
+use voute_schemas::proof::Verifier;
+
+fn issue(number: u8, role: Role) -> Command {
+    Command::IssueCredential {
+        credential: CredentialId(uuid(number.into())),
+        name: name(&format!("credential-{number}")),
+        role,
+        verifier: Hash([number; 32]),
+    }
+}
+
+fn revoke(number: u8) -> Command {
+    Command::RevokeCredential { credential: CredentialId(uuid(number.into())) }
+}
+
+#[test]
+fn a_log_begins_with_its_cluster_and_has_only_one() {
+    let log_site = Verifier { name: "w".to_owned(), key: Hash([7; 32]) };
+    let create =
+        Command::CreateCluster { cluster: ClusterId(uuid(9)), name: name("town"), log_site };
+    let mut world = World::default();
+    assert_eq!(world.refuses(issue(1, Role::Viewer)).0, "no-cluster");
+    let events = world.must(create.clone());
+    assert!(matches!(
+        events[..],
+        [Event::ClusterCreated { .. }, Event::ClusterLevelRaised { level: 1 }]
+    ));
+    assert_eq!(world.state.cluster().unwrap().level, 1);
+    assert_eq!(world.refuses(create).0, "cluster-exists");
+}
+
+#[test]
+fn a_credential_is_found_by_the_hash_of_its_secret() {
+    let mut world = World::founded();
+    world.must(issue(1, Role::Administrator));
+    let (id, credential) = world.state.credential_of_verifier(Hash([1; 32])).unwrap();
+    assert_eq!((id, credential.role), (CredentialId(uuid(1)), Role::Administrator));
+    assert!(world.state.credential_of_verifier(Hash([2; 32])).is_none());
+}
+
+#[test]
+fn two_credentials_share_neither_name_nor_id_nor_secret() {
+    let mut world = World::founded();
+    world.must(issue(1, Role::Viewer));
+    assert_eq!(world.refuses(issue(1, Role::Viewer)).0, "duplicate-id");
+    let same = |credential, text: &str, secret| Command::IssueCredential {
+        credential: CredentialId(uuid(credential)),
+        name: name(text),
+        role: Role::Viewer,
+        verifier: Hash([secret; 32]),
+    };
+    assert_eq!(world.refuses(same(2, "credential-1", 2)).0, "duplicate-name");
+    assert_eq!(world.refuses(same(2, "credential-2", 1)).0, "duplicate-secret");
+}
+
+#[test]
+fn the_last_administrator_cannot_be_revoked() {
+    let mut world = World::founded();
+    world.must(issue(1, Role::Administrator));
+    world.must(issue(2, Role::Operator));
+    assert_eq!(world.refuses(revoke(1)).0, "last-administrator");
+    assert_eq!(world.refuses(revoke(9)).0, "unknown-id");
+    world.must(issue(3, Role::Administrator));
+    let events = world.must(revoke(1));
+    assert_eq!(events, [Event::CredentialRevoked { credential: CredentialId(uuid(1)) }]);
+    assert!(world.state.credential_of_verifier(Hash([1; 32])).is_none());
+    assert_eq!(world.refuses(revoke(3)).0, "last-administrator");
+    world.must(issue(1, Role::Viewer)); // its name and id are free again
+}
