@@ -1,1 +1,6 @@
+//! What crosses crates: a load generator that drives any NVMe/TCP target with our initiator, the
+//! floor that this machine sets, and (in `tests/`) the checks of the whole.
 
+pub mod floor;
+pub mod load;
+pub mod pace;

@@ -103,9 +103,9 @@ impl Group {
                     self.owner_done(call, result, context)
                 }
                 KeeperEvent::Done(Client::Link(id), result) => self.reply_done(id, result, context),
-                KeeperEvent::Barred(Client::Owner(_), result) => {
-                    if let Some(owner) = &mut self.owner {
-                        owner.barred(result, &mut self.keeper, context);
+                KeeperEvent::Barred(Client::Owner(call), result) => {
+                    if let (Some(owner), OwnerCall::Bar(session)) = (&mut self.owner, call) {
+                        owner.barred(session, result, &mut self.keeper, context);
                     }
                 }
                 KeeperEvent::Barred(Client::Link(id), result) => {
@@ -139,7 +139,7 @@ impl Group {
         let Some(owner) = &mut self.owner else { return };
         let keeper = &mut self.keeper;
         match call {
-            OwnerCall::Bar => {}
+            OwnerCall::Bar(_) => {}
             OwnerCall::Work(key) => owner.work_at_own(key, result, keeper, context),
             OwnerCall::Intent(key) => owner.intent_noted(key, result.map(drop), keeper, context),
             OwnerCall::Copy(key) => owner.copy_read(key, result, keeper, context),

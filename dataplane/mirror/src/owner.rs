@@ -37,7 +37,8 @@ use voute_schemas::{Epoch, GroupId, NodeId, Token};
 /// What a call of the owner to its own keeper was for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OwnerCall {
-    Bar,
+    /// With the session of the token.
+    Bar(u64),
     Work(u64),
     Intent(u64),
     Copy(u64),
@@ -83,6 +84,8 @@ impl Context<'_> {
     }
 }
 
+const BAR_RETRY_MS: u64 = 20;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
     Opening,
@@ -122,7 +125,10 @@ pub(crate) struct Owner {
     confirm: Asked,
     hand_over: Asked,
     pub(crate) bar: Option<Bar>,
-    barring: bool,
+    /// Session of the token that the own keeper is taking.
+    barring: Option<u64>,
+    /// After a refusal the token is presented again so much later, not at once.
+    bar_retry: Option<Duration>,
     lease_wait: Option<Duration>,
     pub(crate) peer: Option<Peer>,
     pub(crate) copier: Option<Copier>,
@@ -150,7 +156,8 @@ impl Owner {
             confirm: Asked::default(),
             hand_over: Asked::default(),
             bar: None,
-            barring: false,
+            barring: None,
+            bar_retry: None,
             lease_wait: None,
             peer: Peer::of(spec, me, now),
             copier: None,
@@ -195,7 +202,7 @@ impl Owner {
         if spec.epoch.sequence > self.epoch.sequence {
             self.epoch = spec.epoch;
             self.bar = None;
-            self.barring = false;
+            self.barring = None;
             self.confirm = Asked::default();
             self.confirmed = false;
             self.hand_over = Asked::default();
@@ -253,7 +260,7 @@ impl Owner {
         self.stage = Stage::Opening;
         self.began = context.now;
         self.bar = None;
-        self.barring = false;
+        self.barring = None;
         self.confirmed = false;
         if let Some(peer) = &mut self.peer {
             peer.lose_bar();
@@ -287,16 +294,15 @@ impl Owner {
         {
             peer.resume_joining();
         }
-        if self.bar.is_none() && !self.barring {
-            self.barring = true;
+        let may_bar = self.bar_retry.is_none_or(|at| at <= context.now);
+        if self.bar.is_none() && self.barring.is_none() && may_bar {
             // From here on no reply to a grant leaves this node without naming the group.
             context.grants.revoke(self.group);
-            let token = Token {
-                epoch: self.epoch,
-                incarnation: context.incarnation,
-                session: context.out.next_session(),
-            };
-            keeper.bar(token, context.me, Client::Owner(OwnerCall::Bar), context.out);
+            let session = context.out.next_session();
+            self.barring = Some(session);
+            let token = Token { epoch: self.epoch, incarnation: context.incarnation, session };
+            let client = Client::Owner(OwnerCall::Bar(session));
+            keeper.bar(token, context.me, client, context.out);
         }
         self.drive_peer(keeper, context);
         let peer_ready = self.peer.as_ref().is_none_or(|peer| !peer.counts() || peer.is_ready());
@@ -328,12 +334,16 @@ impl Owner {
     /// The own keeper took the token, or not.
     pub(crate) fn barred(
         &mut self,
+        session: u64,
         result: Result<Bar, LegFault>,
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
+        if self.barring != Some(session) {
+            return;
+        }
         let expected = keeper.held().epoch == self.epoch;
-        self.barring = false;
+        self.barring = None;
         match result {
             Ok(bar) if expected => {
                 self.bar = Some(bar);
@@ -345,7 +355,7 @@ impl Owner {
                     self.lease_wait.map_or(0, |until| to_ms(until.saturating_sub(context.now)));
             }
             // Replaced by a newer epoch's, or the leg failed: `drive` asks again or gives up.
-            Ok(_) | Err(_) => {}
+            Ok(_) | Err(_) => self.bar_retry = Some(context.after_ms(BAR_RETRY_MS)),
         }
         self.drive(keeper, context);
     }

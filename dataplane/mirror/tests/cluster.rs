@@ -5,7 +5,11 @@
 //! `VOUTE_SEEDS=1000 cargo test -p voute-mirror --release --test cluster` runs more seeds,
 //! `VOUTE_SEED=7` one, with its story.
 
-#![allow(unreachable_pub, clippy::print_stdout, reason = "modules of one test, which tells its story")]
+#![allow(
+    unreachable_pub,
+    clippy::print_stdout,
+    reason = "modules of one test, which tells its story"
+)]
 
 mod simulation;
 

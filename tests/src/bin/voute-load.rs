@@ -1,0 +1,101 @@
+//! Drives an NVMe/TCP target and measures it; with `--floor` also what this machine allows at best,
+//! in the same run, as a ratio.
+
+use clap::Parser;
+use std::net::SocketAddr;
+use std::time::Duration;
+use voute_tests::floor::{self, Exchange};
+use voute_tests::load::{self, Load, Workload};
+
+/// Drive any NVMe/TCP target with Voûte's own initiator.
+#[derive(Parser)]
+#[command(
+    after_help = "Example:\n  voute-load --address 127.0.0.1:4420 --subsystem NQN --workload random-read --bytes 4096 --depth 32 --seconds 5 --floor"
+)]
+struct Arguments {
+    /// Where the target listens
+    #[arg(long)]
+    address: SocketAddr,
+    /// NQN of the subsystem
+    #[arg(long)]
+    subsystem: String,
+    /// NQN of this host
+    #[arg(
+        long,
+        default_value = "nqn.2014-08.org.nvmexpress:uuid:0f7a1c9e-0000-4000-8000-000000000001"
+    )]
+    host_nqn: String,
+    /// Namespace; the first that the target shows if left out
+    #[arg(long)]
+    nsid: Option<u32>,
+    /// What to do
+    #[arg(long, value_enum, default_value = "random-read")]
+    workload: Workload,
+    /// Bytes of a request
+    #[arg(long, default_value_t = 4096)]
+    bytes: u32,
+    /// Requests under way
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1023))]
+    depth: u16,
+    /// How long to run
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Touch only so many bytes from the begin
+    #[arg(long)]
+    span: Option<u64>,
+    /// Check that what is read is what was written
+    #[arg(long)]
+    verify: bool,
+    /// Header and data digests
+    #[arg(long)]
+    digests: bool,
+    /// Processor to run on
+    #[arg(long)]
+    processor: Option<usize>,
+    /// Measure the machine's floor too (the target must be idle meanwhile)
+    #[arg(long)]
+    floor: bool,
+}
+
+#[allow(clippy::print_stdout, reason = "its output is for its caller")]
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let duration = Duration::from_secs(arguments.seconds);
+    let load = Load {
+        address: arguments.address,
+        subsystem: arguments.subsystem,
+        host_nqn: arguments.host_nqn,
+        nsid: arguments.nsid,
+        workload: arguments.workload,
+        request_bytes: arguments.bytes,
+        depth: arguments.depth,
+        duration,
+        span_bytes: arguments.span,
+        verify: arguments.verify,
+        digests: arguments.digests,
+        processor: arguments.processor,
+    };
+    let report = load::run(&load)?;
+    let mut output = serde_json::json!({ "load": report });
+    if arguments.floor {
+        let write = matches!(load.workload, Workload::RandomWrite | Workload::SequentialWrite);
+        let exchange = Exchange::of_nvme(
+            write,
+            load.request_bytes as usize,
+            16_384,
+            usize::from(load.depth),
+            duration,
+        );
+        let floor = floor::run(Exchange {
+            processors: arguments.processor.map(|processor| (processor, 1 - processor.min(1))),
+            ..exchange
+        })?;
+        output["ratio_requests"] =
+            serde_json::json!(report.requests_per_second / floor.requests_per_second);
+        output["ratio_latency_p50"] =
+            serde_json::json!(report.latency_us.p50 / floor.latency_us.p50);
+        output["floor"] = serde_json::json!(floor);
+    }
+    println!("{}", serde_json::to_string_pretty(&output)?);
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! The crates depend on each other only as the architecture says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+/// What each crate may depend on, of ours. `ops → control, dataplane → events → schemas`; control
+/// and data plane never meet but in the contract of `schemas`.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("voute-schemas", &[]),
+    ("voute-buffer", &[]),
+    ("voute-events", &["voute-schemas"]),
+    ("voute-control", &["voute-schemas", "voute-events"]),
+    ("voute-nvme", &["voute-buffer"]),
+    ("voute-iscsi", &["voute-buffer"]),
+    ("voute-mirror", &["voute-buffer", "voute-schemas"]),
+    ("voute-device", &["voute-buffer", "voute-schemas", "voute-mirror", "voute-nvme"]),
+    (
+        "voute-worker",
+        &[
+            "voute-buffer",
+            "voute-schemas",
+            "voute-events",
+            "voute-mirror",
+            "voute-nvme",
+            "voute-iscsi",
+            "voute-device",
+        ],
+    ),
+    (
+        "voute",
+        &[
+            "voute-schemas",
+            "voute-events",
+            "voute-control",
+            "voute-buffer",
+            "voute-nvme",
+            "voute-iscsi",
+            "voute-mirror",
+            "voute-device",
+            "voute-worker",
+        ],
+    ),
+    (
+        "voute-tests",
+        &[
+            "voute-schemas",
+            "voute-events",
+            "voute-control",
+            "voute-buffer",
+            "voute-nvme",
+            "voute-iscsi",
+            "voute-mirror",
+            "voute-device",
+            "voute-worker",
+            "voute",
+        ],
+    ),
+];
+
+/// Crates of which the core must stay free: no I/O, no clock, no runtime.
+const PURE: &[&str] = &["voute-schemas", "voute-nvme", "voute-iscsi", "voute-mirror"];
+const IMPURE: &[&str] =
+    &["tokio", "io-uring", "rustix", "libc", "socket2", "redb", "async-nats", "axum"];
+
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline", "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    let packages = metadata["packages"].as_array().expect("a list of packages");
+    let named = packages.iter().map(|package| {
+        let normal = package["dependencies"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|dependency| dependency["kind"].is_null());
+        let names = normal
+            .map(|dependency| dependency["name"].as_str().expect("a name").to_owned())
+            .collect();
+        (package["name"].as_str().expect("a name").to_owned(), names)
+    });
+    named.collect()
+}
+
+#[test]
+fn crates_depend_only_where_the_arrows_point() {
+    let dependencies = dependencies();
+    let known: BTreeSet<&str> = ALLOWED.iter().map(|entry| entry.0).collect();
+    let found: BTreeSet<&str> = dependencies.keys().map(String::as_str).collect();
+    assert_eq!(found, known, "a crate was added or removed: say in ALLOWED what it may depend on");
+    for (name, allowed) in ALLOWED {
+        for dependency in
+            dependencies[*name].iter().filter(|dependency| known.contains(dependency.as_str()))
+        {
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{name} must not depend on {dependency}"
+            );
+        }
+    }
+}
+
+#[test]
+fn protocol_and_mirror_code_has_no_io_inside() {
+    let dependencies = dependencies();
+    for name in PURE {
+        for dependency in &dependencies[*name] {
+            assert!(
+                !IMPURE.contains(&dependency.as_str()),
+                "{name} is pure and must not depend on {dependency}"
+            );
+        }
+    }
+}
