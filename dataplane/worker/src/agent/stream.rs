@@ -1,0 +1,187 @@
+//! The stream to the control plane: connects to one control process after another, forever, and
+//! passes messages both ways.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::{SinkExt, StreamExt};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval, sleep, timeout};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use voute_schemas::NodeId;
+use voute_schemas::contract::{FromNode, MESSAGE_BYTES_MAX, PATH, ToNode};
+
+/// First pause before the next control process is tried; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long a connection may take to be made, and one message to be sent.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often the control process is asked whether it is still there, and how long it may be silent.
+const PING_EVERY: Duration = Duration::from_secs(1);
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Messages from the node that wait to be sent.
+const OUTGOING_MAX: usize = 256;
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// What the stream tells the agent.
+pub(crate) enum StreamEvent {
+    /// A control process answered; what it is told goes here.
+    Connected(mpsc::Sender<FromNode>),
+    /// It said something.
+    Message(Box<ToNode>),
+    /// It is gone.
+    Disconnected,
+}
+
+/// Where and as whom to connect.
+pub(crate) struct Dialer {
+    urls: Vec<String>,
+    authorization: HeaderValue,
+}
+
+/// A control URL or secret that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidControl {
+    /// No URL at all.
+    #[error("no control URL is given; name at least one, e.g. http://127.0.0.1:7421")]
+    Missing,
+    /// Not a URL of this kind.
+    #[error("{url:?} is no control URL; write it as http://HOST:PORT")]
+    Url {
+        /// As given.
+        url: String,
+    },
+    /// Characters that a header cannot carry.
+    #[error(
+        "the node's secret holds characters that cannot be sent; use the one that the control plane issued"
+    )]
+    Secret,
+}
+
+impl Dialer {
+    /// Checks the URLs.
+    pub(crate) fn new(urls: &[String], node: NodeId, secret: &str) -> Result<Self, InvalidControl> {
+        if urls.is_empty() {
+            return Err(InvalidControl::Missing);
+        }
+        let urls = urls.iter().map(|url| stream_url(url)).collect::<Result<_, _>>()?;
+        let credentials = STANDARD.encode(format!("{node}:{secret}"));
+        let mut authorization = HeaderValue::from_str(&format!("Basic {credentials}"))
+            .map_err(|_| InvalidControl::Secret)?;
+        authorization.set_sensitive(true);
+        Ok(Dialer { urls, authorization })
+    }
+
+    /// Connects, and connects again, until nobody listens to `events` any more.
+    pub(crate) async fn run(self, events: mpsc::Sender<StreamEvent>) {
+        let mut pause = RETRY_MIN;
+        for url in self.urls.iter().cycle() {
+            match timeout(PATIENCE, self.connect(url)).await {
+                Ok(Ok(socket)) => {
+                    tracing::info!(%url, "control plane connected");
+                    pause = RETRY_MIN;
+                    if converse(socket, &events).await.is_err() {
+                        return;
+                    }
+                    tracing::warn!(%url, "control plane disconnected; volumes go on");
+                }
+                Ok(Err(error)) => tracing::debug!(%url, %error, "control plane not reached"),
+                Err(_) => tracing::debug!(%url, "control plane does not answer"),
+            }
+            if events.is_closed() {
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn connect(&self, url: &str) -> Result<Socket, tungstenite::Error> {
+        let mut request = url.into_client_request()?;
+        request.headers_mut().insert(AUTHORIZATION, self.authorization.clone());
+        let limits = WebSocketConfig::default()
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        let (socket, _) = connect_async_with_config(request, Some(limits), true).await?;
+        Ok(socket)
+    }
+}
+
+fn stream_url(url: &str) -> Result<String, InvalidControl> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("ws://"));
+    let host = rest.map(|rest| rest.trim_end_matches('/')).filter(|host| {
+        !host.is_empty()
+            && !host.contains(['/', '@', '?', '#'])
+            && !host.contains(char::is_whitespace)
+    });
+    let host = host.ok_or_else(|| InvalidControl::Url { url: url.to_owned() })?;
+    Ok(format!("ws://{host}{PATH}"))
+}
+
+/// The agent has ended.
+struct Ended;
+
+/// Passes messages until the stream breaks.
+async fn converse(socket: Socket, events: &mpsc::Sender<StreamEvent>) -> Result<(), Ended> {
+    let (mut to_control, mut from_control) = socket.split();
+    let (sender, mut outgoing) = mpsc::channel::<FromNode>(OUTGOING_MAX);
+    events.send(StreamEvent::Connected(sender)).await.map_err(|_| Ended)?;
+    let mut ping = interval(PING_EVERY);
+    let mut heard = Instant::now();
+    loop {
+        tokio::select! {
+            _ = ping.tick() => {
+                let sent = timeout(PATIENCE, to_control.send(Message::Ping(Vec::new().into()))).await;
+                if !matches!(sent, Ok(Ok(()))) || heard.elapsed() > SILENCE_MAX {
+                    break;
+                }
+            }
+            message = outgoing.recv() => {
+                let Some(message) = message else { break };
+                let text = serde_json::to_string(&message).expect("the contract is plain data");
+                match timeout(PATIENCE, to_control.send(Message::text(text))).await {
+                    Ok(Ok(())) => {}
+                    _ => break,
+                }
+            }
+            message = from_control.next() => match { heard = Instant::now(); message } {
+                Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
+                    Ok(message) => {
+                        let message = StreamEvent::Message(Box::new(message));
+                        events.send(message).await.map_err(|_| Ended)?;
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the control plane's message cannot be read; is it of another version?");
+                        break;
+                    }
+                },
+                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
+                // Pings are answered by the library.
+                Some(Ok(_)) => {}
+            },
+        }
+    }
+    events.send(StreamEvent::Disconnected).await.map_err(|_| Ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_urls_are_checked() {
+        assert_eq!(stream_url("http://a:7421/").unwrap(), "ws://a:7421/v1/node-stream");
+        assert_eq!(stream_url("ws://[::1]:1").unwrap(), "ws://[::1]:1/v1/node-stream");
+        for bad in ["", "a:7421", "https://a:1", "http://", "http://a/v1", "http://u@a:1"] {
+            assert!(stream_url(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The one clock of a node: `CLOCK_MONOTONIC_RAW`, whose rate nobody adjusts, watched against
+//! `CLOCK_BOOTTIME`.
+//!
+//! A machine that was suspended does not see that time pass on the raw clock, so its leases would
+//! look young when they ran out long ago. There is no safe way to go on from inside a request, so the
+//! process ends: its successor starts like any other and asks for its leases anew. (A paused virtual
+//! machine cannot be noticed from inside; that is documented, not prevented.)
+
+use std::time::Duration;
+
+/// Most that the two clocks may part between two looks, which are at most [`LOOK_EVERY_MAX`] apart:
+/// adjusting the rate of one parts them by at most a tenth of that time.
+pub(crate) const SUSPENDED: Duration = Duration::from_millis(500);
+/// Longest sleep of a reactor, so that looks come often enough.
+pub(crate) const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+
+/// Reads the clock; one per thread.
+pub(crate) struct Clock {
+    /// Boot time less raw time at the last look.
+    apart: Duration,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Clock { apart: read(libc::CLOCK_BOOTTIME).saturating_sub(raw()) }
+    }
+
+    /// Time since an arbitrary start, the same for all threads.
+    ///
+    /// # Panics
+    /// Never; but it ends the process if the machine was suspended since the last look.
+    pub(crate) fn now(&mut self) -> Duration {
+        let now = raw();
+        let apart = read(libc::CLOCK_BOOTTIME).saturating_sub(now);
+        if was_suspended(self.apart, apart) {
+            tracing::error!(
+                "the machine was suspended for about {} ms: leases may have run out unseen; this process ends so that nothing stale is served, start it again",
+                apart.saturating_sub(self.apart).as_millis()
+            );
+            std::process::abort();
+        }
+        self.apart = apart;
+        now
+    }
+}
+
+/// Whether the difference of the clocks grew as only a suspension makes it grow.
+fn was_suspended(before: Duration, after: Duration) -> bool {
+    after.saturating_sub(before) > SUSPENDED
+}
+
+/// The raw clock, for those who make no decision that a suspension could spoil.
+pub(crate) fn raw() -> Duration {
+    read(libc::CLOCK_MONOTONIC_RAW)
+}
+
+fn read(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec.
+    let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    assert_eq!(status, 0, "Linux has had these clocks since 2.6.39");
+    Duration::new(
+        u64::try_from(time.tv_sec).expect("time since boot is not negative"),
+        u32::try_from(time.tv_nsec).expect("below 1e9"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_does_not_go_back() {
+        let mut clock = Clock::new();
+        let first = clock.now();
+        assert!(clock.now() >= first);
+    }
+
+    #[test]
+    fn only_a_jump_of_boot_time_counts_as_suspension() {
+        let ms = Duration::from_millis;
+        assert!(was_suspended(ms(100), ms(700)));
+        assert!(!was_suspended(ms(100), ms(550)));
+        assert!(!was_suspended(ms(900), ms(100)), "a raw clock that runs fast");
+    }
+}

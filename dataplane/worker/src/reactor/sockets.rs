@@ -1,0 +1,210 @@
+//! Listening, accepting, receiving, sending.
+
+use super::Reactor;
+use crate::connection::{Connection, ConnectionId, Protocol, Want};
+use crate::link::LinkIn;
+use crate::mailbox::{Message, Service};
+use crate::metrics::count;
+use crate::ring::Purpose;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+use voute_iscsi::PortalId;
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// A listening socket.
+pub(super) struct Listener {
+    id: u64,
+    service: Service,
+    /// `None` when it was replaced and only waits for its last completion.
+    socket: Option<OwnedFd>,
+    pub(super) is_armed: bool,
+    /// When to accept again after an error.
+    pub(super) retry_at: Option<Duration>,
+}
+
+impl Reactor {
+    /// Listens on these sockets and no others.
+    pub(super) fn listen(&mut self, sockets: Vec<(Service, OwnedFd)>) {
+        for listener in &mut self.listeners {
+            listener.socket = None;
+            listener.retry_at = None;
+            if listener.is_armed {
+                self.ring.cancel(Purpose::Accept, listener.id);
+            }
+        }
+        self.listeners.retain(|listener| listener.is_armed);
+        for (service, socket) in sockets {
+            self.listeners_made += 1;
+            let id = self.listeners_made;
+            self.ring.accept(socket.as_raw_fd(), id);
+            let socket = Some(socket);
+            self.listeners.push(Listener { id, service, socket, is_armed: true, retry_at: None });
+        }
+    }
+
+    pub(super) fn accepted(&mut self, id: u64, result: i32, more: bool) {
+        let socket = match result {
+            descriptor if descriptor >= 0 => {
+                // SAFETY: the kernel just gave this descriptor to us alone.
+                Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+            }
+            _ => None,
+        };
+        let Some(place) = self.listeners.iter().position(|listener| listener.id == id) else {
+            return;
+        };
+        let service = self.listeners[place].service;
+        let is_open = self.listeners[place].socket.is_some() && !self.is_ending;
+        if !more {
+            self.listeners[place].is_armed = false;
+            match is_open {
+                false => drop(self.listeners.swap_remove(place)),
+                true => {
+                    let pause = if result < 0 { ACCEPT_AGAIN_AFTER } else { Duration::ZERO };
+                    self.listeners[place].retry_at = Some(self.clock.now() + pause);
+                }
+            }
+        }
+        if let Some(socket) = socket
+            && is_open
+        {
+            self.welcome(service, socket);
+        }
+    }
+
+    /// Takes up accepting again where it had to pause.
+    pub(super) fn accept_again(&mut self, now: Duration) -> bool {
+        let mut worked = false;
+        for listener in &mut self.listeners {
+            if listener.retry_at.is_some_and(|at| at <= now)
+                && let Some(socket) = &listener.socket
+            {
+                (listener.retry_at, listener.is_armed, worked) = (None, true, true);
+                self.ring.accept(socket.as_raw_fd(), listener.id);
+            }
+        }
+        worked
+    }
+
+    fn welcome(&mut self, service: Service, socket: OwnedFd) {
+        let Some(setup) = self.setup.clone() else { return };
+        if self.connections.len() >= self.parts.connections_max {
+            return count(&self.parts.metrics.refused_connections, 1);
+        }
+        count(&self.parts.metrics.accepted_connections, 1);
+        // Without it the connection is only slower.
+        let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
+        let now = self.clock.now();
+        let protocol = match service {
+            Service::Nvme => Protocol::Nvme(Box::new(voute_nvme::TargetConnection::new(
+                setup.nvme.clone(),
+                setup.number,
+                now,
+            ))),
+            Service::Iscsi => Protocol::Iscsi(Box::new(voute_iscsi::TargetConnection::new(
+                setup.iscsi.clone(),
+                PortalId(setup.number),
+                now,
+            ))),
+            Service::Link => {
+                limit_silence(&socket, setup.identity.times.leg_deadline_ms);
+                let target = setup.links.clone();
+                let connection = voute_nvme::TargetConnection::new(target, setup.number, now);
+                Protocol::LinkIn(Box::new(LinkIn::new(connection)))
+            }
+        };
+        self.enter(socket, protocol);
+    }
+
+    /// Puts a connection into the table.
+    pub(super) fn enter(&mut self, socket: OwnedFd, protocol: Protocol) -> usize {
+        self.connections_made += 1;
+        let entry = self.connections.vacant_entry();
+        let place = entry.key();
+        let id = ConnectionId::new(self.connections_made, place);
+        entry.insert(Connection::new(id, socket, protocol));
+        self.list(place);
+        place
+    }
+
+    /// Takes a link that another reactor accepted.
+    pub(super) fn adopt(&mut self, mut connection: Box<Connection>) {
+        self.connections_made += 1;
+        let entry = self.connections.vacant_entry();
+        let place = entry.key();
+        connection.id = ConnectionId::new(self.connections_made, place);
+        connection.moving_to = None;
+        connection.is_listed = false;
+        entry.insert(*connection);
+        self.list(place);
+        self.greet_held(place);
+    }
+
+    pub(super) fn received(&mut self, place: u64, result: i32, buffer: Option<u16>) {
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        let now = self.clock.now();
+        if let Some(connection) = self.connections.get_mut(place) {
+            connection.received(result);
+            if let (Some(buffer), Ok(length)) = (buffer, usize::try_from(result)) {
+                connection.protocol.receive(self.ring.received(buffer, length), now);
+            }
+            self.list(place);
+        }
+        if let Some(buffer) = buffer {
+            self.ring.recycle(buffer);
+        }
+    }
+
+    /// Looks after the connections that something happened to: sends, receives, closes. Returns
+    /// whether mirrors learnt something by it.
+    pub(super) fn settle(&mut self) -> bool {
+        let mut worked = false;
+        while let Some(place) = self.listed.pop() {
+            let Some(connection) = self.connections.get_mut(place) else { continue };
+            connection.is_listed = false;
+            let due = connection.protocol.next_deadline();
+            self.connections_due = self.connections_due.into_iter().chain(due).min();
+            worked |= self.satisfy(place);
+        }
+        worked
+    }
+
+    fn satisfy(&mut self, place: usize) -> bool {
+        loop {
+            let connection = &mut self.connections[place];
+            match connection.want() {
+                Want::Send => {
+                    let Some(socket) = connection.descriptor() else { return false };
+                    // SAFETY: the connection keeps the bytes unchanged until `sent`, and stays in
+                    // the table until then.
+                    unsafe { self.ring.send(socket, place as u64, connection.sending()) }
+                }
+                Want::Receive => {
+                    let Some(socket) = connection.descriptor() else { return false };
+                    self.ring.receive(socket, place as u64);
+                }
+                Want::Move(reactor) => {
+                    let connection = self.connections.remove(place);
+                    self.post(reactor, Message::Adopt(Box::new(connection)));
+                    return false;
+                }
+                Want::Drop => {
+                    // What was lost with it, before its place is given away.
+                    let worked = self.pull(place);
+                    self.connections.remove(place);
+                    return worked;
+                }
+                Want::Nothing => return connection.is_broken() && self.pull(place),
+            }
+        }
+    }
+}
+
+/// A peer that acknowledges nothing for this long is gone.
+pub(super) fn limit_silence(socket: &OwnedFd, milliseconds: u64) {
+    let milliseconds = u32::try_from(milliseconds).unwrap_or(u32::MAX);
+    // Without it a silent peer is noticed later, by the mirror's own deadlines.
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(socket, milliseconds);
+}
