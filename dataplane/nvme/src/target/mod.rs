@@ -86,6 +86,10 @@ pub struct TargetConfig {
     pub controller_min: u16,
     /// Highest controller identifier of this node, at most FFEFh.
     pub controller_max: u16,
+    /// How far above the lowest identifier to begin, modulo the range. Give another value at each
+    /// start of the process: a host that is still reconnecting to controllers of the last one refuses
+    /// a new controller whose identifier it knows.
+    pub controller_offset: u16,
     /// Name of the subsystem by which other nodes link to this one; `None` to accept no links.
     pub link_nqn: Option<String>,
     /// Bounds.
@@ -100,6 +104,7 @@ impl Default for TargetConfig {
             serial: "VOUTE".to_owned(),
             controller_min: 1,
             controller_max: 0x7FFF,
+            controller_offset: 0,
             link_nqn: None,
             limits: TargetLimits::default(),
         }
@@ -198,7 +203,8 @@ impl Target {
     /// [`TargetConfigError`] names the first value that is out of range.
     pub fn new(config: TargetConfig) -> Result<Arc<Self>, TargetConfigError> {
         config.check()?;
-        let next = config.controller_min;
+        let (low, high) = (config.controller_min, config.controller_max);
+        let next = low + config.controller_offset % (high - low + 1);
         Ok(Arc::new(Target {
             config,
             published: Mutex::new(Published { directory: None, generation: 0 }),

@@ -486,3 +486,44 @@ fn a_host_that_fetches_no_answers_cannot_pile_them_up() {
     }
     assert_eq!(answered, asked);
 }
+
+#[test]
+fn controller_ids_begin_where_they_are_told_and_stay_in_range() {
+    let range = TargetConfig { controller_min: 10, controller_max: 12, ..TargetConfig::default() };
+    for (controller_offset, expected) in [(1, [11, 12, 10]), (0, [10, 11, 12]), (3, [10, 11, 12])] {
+        let target =
+            Target::new(TargetConfig { controller_offset, ..range.clone() }).expect("sound");
+        target.publish(directory(vec![namespace(1)]));
+        let mut disk = Disk::new();
+        let controllers: Vec<Controller> =
+            (0..3).map(|_| enabled_controller(&target, &mut disk, options(SUBSYSTEM))).collect();
+        assert_eq!(
+            controllers.iter().map(|controller| controller.id).collect::<Vec<_>>(),
+            expected
+        );
+    }
+}
+
+#[test]
+fn a_configuration_out_of_range_is_refused() {
+    let with = |change: fn(&mut TargetConfig)| {
+        let mut config = TargetConfig::default();
+        change(&mut config);
+        Target::new(config).map(|_| ()).expect_err("out of range")
+    };
+    assert_eq!(with(|c| c.controller_min = 0), TargetConfigError::ControllerRange(0, 0x7FFF));
+    assert_eq!(with(|c| c.controller_max = 0xFFF0), TargetConfigError::ControllerRange(1, 0xFFF0));
+    assert_eq!(
+        with(|c| c.link_nqn = Some(String::new())),
+        TargetConfigError::LinkNqn(String::new())
+    );
+    for change in [
+        (|c: &mut TargetConfig| c.limits.queue_depth_max = 1) as fn(&mut TargetConfig),
+        |c| c.limits.io_queues_max = 64,
+        |c| c.limits.in_capsule_max = 4096,
+        |c| c.limits.h2c_data_max = 4095,
+        |c| c.limits.compare_and_write_blocks_max = 0,
+    ] {
+        assert!(matches!(with(change), TargetConfigError::Limit { .. }));
+    }
+}
