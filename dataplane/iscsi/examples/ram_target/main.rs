@@ -26,8 +26,8 @@ const HOSTS: [&str; 5] = [
     "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test",
     "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test-2",
     "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-ls",
-    "iqn.2010-11.iscsi-perf",
-    "iqn.2008-11.org.linux-kvm:",
+    "iqn.2010-11.libiscsi:iscsi-perf",
+    "iqn.2008-11.org.linux-kvm",
 ];
 
 struct Options {
