@@ -55,9 +55,9 @@ pub(crate) struct FullFeature {
     expected_command: u32,
     tasks: Tasks,
     immediate_tasks: usize,
-    ready: VecDeque<usize>,
+    ready: VecDeque<Tag>,
     /// Receiving tasks that must ask for data once there is room.
-    asking: VecDeque<usize>,
+    asking: VecDeque<Tag>,
     next_transfer_tag: u32,
     held_bytes: usize,
     surfaced: usize,
@@ -306,7 +306,7 @@ impl FullFeature {
             lun: command::decode_lun(header.lun_field()).unwrap_or(u16::MAX),
             volume: crate::VolumeKey(0),
             guard: Guard::Identity,
-            stage: Stage::Surfaced,
+            stage: Stage::Waiting,
             expected_in: if reads { expected } else { 0 },
             expected_out,
             length_out: 0,
@@ -417,7 +417,7 @@ impl FullFeature {
         if Arc::strong_count(&token) > 1
             && let Some(task) = self.tasks.get_mut(slot)
         {
-            task.stage = Stage::Surfaced;
+            task.stage = Stage::Waiting;
             self.pending.push(PendingAnswer::Command { slot_tag: self.tasks.tag(slot), token });
         }
     }
@@ -442,12 +442,14 @@ impl FullFeature {
                 self.advance(slot, output);
             }
             Stage::Receiving { .. } => {
-                self.asking.push_back(slot);
+                self.asking.push_back(self.tasks.tag(slot));
                 self.ask_for_data(output);
             }
             Stage::Answered(_) => self.answer(slot, output),
-            Stage::Ready(_) | Stage::ReadyAllocation { .. } => self.ready.push_back(slot),
-            Stage::Surfaced => {}
+            Stage::Ready(_) | Stage::ReadyAllocation { .. } => {
+                self.ready.push_back(self.tasks.tag(slot))
+            }
+            Stage::Waiting | Stage::Surfaced => {}
         }
     }
 
@@ -481,8 +483,10 @@ impl FullFeature {
 
     pub(crate) fn next_request(&mut self, output: &mut Vec<u8>) -> Option<Request> {
         self.read_mail();
-        while let Some(slot) = self.ready.front().copied() {
-            let Some(task) = self.tasks.get(slot) else {
+        while let Some(tag) = self.ready.front().copied() {
+            let slot = self.tasks.slot(tag);
+            let Some((slot, task)) = slot.and_then(|slot| Some((slot, self.tasks.get(slot)?)))
+            else {
                 self.ready.pop_front();
                 continue;
             };
@@ -536,7 +540,9 @@ impl FullFeature {
                 }
             }
             Stage::ReadyAllocation { lba, blocks } => Operation::AllocationStatus { lba, blocks },
-            Stage::Receiving { .. } | Stage::Answered(_) | Stage::Surfaced => return None,
+            Stage::Receiving { .. } | Stage::Answered(_) | Stage::Waiting | Stage::Surfaced => {
+                return None;
+            }
         };
         task.surfaced_bytes = bytes;
         self.surfaced_bytes += bytes;
@@ -607,6 +613,7 @@ fn cost(stage: &Stage, block_size: usize) -> usize {
         | Stage::ReadyAllocation { .. }
         | Stage::Receiving { .. }
         | Stage::Answered(_)
+        | Stage::Waiting
         | Stage::Surfaced => 0,
     }
 }

@@ -6,7 +6,8 @@ use crate::scsi::{Attention, Nexus};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Most messages left unread; beyond it, further unit attentions are dropped (they repeat).
+/// Most messages left unread: beyond it, further unit attentions are dropped. Aborts never are, since
+/// their senders count on them; each sender has a bounded number under way.
 const MAIL_MAX: usize = 4096;
 
 /// What makes a later login the same session (RFC 7143 §6.3.5).
@@ -88,7 +89,7 @@ impl Session {
 
     pub(crate) fn post(&self, message: Mail) {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        if mail.len() < MAIL_MAX {
+        if mail.len() < MAIL_MAX || matches!(message, Mail::Abort(..)) {
             mail.push(message);
             self.has_mail.store(true, Ordering::SeqCst);
         }

@@ -7,7 +7,7 @@
 use crate::request::VolumeKey;
 use crate::scsi::SharedUnit;
 use crate::session::{Session, SessionKey};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -217,8 +217,17 @@ impl Target {
     /// Replaces what is offered. Each connection notices by itself: at its next command, or at its
     /// next tick.
     pub fn publish(&self, directory: Arc<Directory>) {
+        self.forget_units(&directory);
         *lock(&self.directory) = directory;
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Drops the state of volumes that nobody sees any more.
+    fn forget_units(&self, directory: &Directory) {
+        let offered: HashSet<VolumeKey> =
+            directory.hosts.values().flat_map(|host| &host.luns).map(|view| view.volume).collect();
+        lock(&self.units)
+            .retain(|volume, unit| offered.contains(volume) || Arc::strong_count(unit) > 1);
     }
 
     /// What is offered now.
@@ -302,7 +311,9 @@ impl Target {
     fn release_legacy_reservations(&self, session: &Session) {
         let nexus = session.nexus();
         for unit in lock(&self.units).values() {
-            unit.reservations().nexus_lost(&nexus);
+            if unit.is_reserved() {
+                unit.reservations().nexus_lost(&nexus);
+            }
         }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) enum Stage {
     Ready(Work),
     /// In the queue to the volume, to be answered with extents.
     ReadyAllocation { lba: u64, blocks: u32 },
+    /// Its answer waits for other sessions.
+    Waiting,
     /// With the volume.
     Surfaced,
 }
@@ -122,12 +124,17 @@ impl Tasks {
         Tag(u64::from(generation) << 32 | slot as u64)
     }
 
-    /// The slot of a surfaced task.
-    pub(crate) fn surfaced(&self, tag: Tag) -> Option<usize> {
+    /// The slot of a task, unless it is gone and the slot another's.
+    pub(crate) fn slot(&self, tag: Tag) -> Option<usize> {
         let slot = (tag.0 & 0xffff_ffff) as usize;
         let found = self.slots.get(slot)?;
-        let is_surfaced = matches!(found.task.as_ref()?.stage, Stage::Surfaced);
-        (u64::from(found.generation) == tag.0 >> 32 && is_surfaced).then_some(slot)
+        (u64::from(found.generation) == tag.0 >> 32 && found.task.is_some()).then_some(slot)
+    }
+
+    /// The slot of a surfaced task.
+    pub(crate) fn surfaced(&self, tag: Tag) -> Option<usize> {
+        let slot = self.slot(tag)?;
+        self.get(slot).is_some_and(|task| matches!(task.stage, Stage::Surfaced)).then_some(slot)
     }
 
     pub(crate) fn remove(&mut self, slot: usize) -> Option<Task> {

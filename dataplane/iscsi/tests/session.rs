@@ -281,6 +281,27 @@ fn an_abort_waits_for_the_write_and_withholds_its_answer() {
 }
 
 #[test]
+fn a_command_in_an_aborted_ones_place_is_not_mistaken_for_it() {
+    let mut wire = Wire::ready(&target(), config(), 4);
+    // Received as one, before the volume is asked for anything.
+    let first = wire.initiator.write(0, 0, &[5; 512], 512).expect("window is open");
+    let abort = wire.initiator.manage(1, 0, Some(first)).expect("logged in");
+    let second = wire.initiator.write(0, 8, &vec![6; 1 << 20], 512).expect("window is open");
+    let bytes = std::mem::take(wire.initiator.output());
+    wire.connection.receive(&bytes, wire.now);
+    assert!(
+        wire.connection.next_request().is_none(),
+        "one is aborted, of the other data is missing"
+    );
+    assert_eq!(wire.wait(abort).status, CompletionStatus::Managed(0));
+    wire.run();
+    assert_eq!(wire.read(8, 1).data, [6; 512]);
+    assert_eq!(wire.read(0, 1).data, [0; 512]);
+    assert_eq!(wire.connection.outstanding(), 0);
+    let _ = second;
+}
+
+#[test]
 fn a_unit_reset_waits_for_other_sessions_and_tells_them() {
     let target = target();
     let mut one = Wire::ready(&target, config(), 1);

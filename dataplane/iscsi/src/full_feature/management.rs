@@ -128,6 +128,7 @@ impl FullFeature {
             }
             Stage::Receiving { .. }
             | Stage::Answered(_)
+            | Stage::Waiting
             | Stage::Ready(_)
             | Stage::ReadyAllocation { .. } => {
                 self.remove(slot);
@@ -197,7 +198,7 @@ impl FullFeature {
                     self.is_over |= ends;
                 }
                 PendingAnswer::Command { slot_tag, token } if Arc::strong_count(&token) == 1 => {
-                    if let Some(slot) = self.tasks.surfaced(slot_tag) {
+                    if let Some(slot) = self.tasks.slot(slot_tag) {
                         self.answer_status(slot, status::GOOD, None, output);
                     }
                 }

@@ -27,7 +27,7 @@ impl FullFeature {
     /// Sends the answer that a task holds.
     pub(super) fn answer(&mut self, slot: usize, output: &mut Vec<u8>) {
         let Some(task) = self.tasks.get_mut(slot) else { return };
-        match std::mem::replace(&mut task.stage, Stage::Surfaced) {
+        match std::mem::replace(&mut task.stage, Stage::Waiting) {
             Stage::Answered(Answer::Data(data)) => self.answer_data(slot, &data, output),
             Stage::Answered(Answer::Status(code, sense)) => {
                 self.answer_status(slot, code, sense, output)

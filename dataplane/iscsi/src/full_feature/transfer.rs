@@ -49,7 +49,11 @@ impl FullFeature {
 
     /// Sends R2Ts to the tasks in line, as far as there is room.
     pub(super) fn ask_for_data(&mut self, output: &mut Vec<u8>) {
-        while let Some(slot) = self.asking.front().copied() {
+        while let Some(tag) = self.asking.front().copied() {
+            let Some(slot) = self.tasks.slot(tag) else {
+                self.asking.pop_front();
+                continue;
+            };
             let is_receiving = self
                 .tasks
                 .get(slot)
@@ -185,7 +189,7 @@ impl FullFeature {
             if task.received >= task.wanted {
                 self.advance(slot, output);
             } else {
-                self.asking.push_back(slot);
+                self.asking.push_back(self.tasks.tag(slot));
                 self.ask_for_data(output);
             }
         }

@@ -5,7 +5,7 @@ use super::FullFeature;
 use crate::request::VolumeKey;
 use crate::scsi::{Attention, SharedUnit};
 use crate::target::LunView;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Most unit attentions that wait at one unit; each kind waits once.
@@ -110,17 +110,13 @@ impl FullFeature {
             return;
         };
         let old = std::mem::take(&mut self.units.units);
-        let mut old_count = old.len();
-        let mut kept: Vec<Option<Unit>> = old.into_iter().map(Some).collect();
+        let mut kept: HashMap<(u16, VolumeKey), Unit> =
+            old.into_iter().map(|unit| ((unit.view.lun, unit.view.volume), unit)).collect();
         let mut list_changed = false;
         let mut units = Vec::with_capacity(views.len());
         for view in views {
-            let same = |unit: &Unit| unit.view.lun == view.lun && unit.view.volume == view.volume;
-            let found =
-                kept.iter_mut().find(|unit| unit.as_ref().is_some_and(same)).and_then(Option::take);
-            units.push(match found {
+            units.push(match kept.remove(&(view.lun, view.volume)) {
                 Some(mut unit) => {
-                    old_count -= 1;
                     changes(&unit.view, &view).into_iter().for_each(|change| unit.attend(change));
                     unit.view = view;
                     unit
@@ -131,7 +127,7 @@ impl FullFeature {
                 }
             });
         }
-        if list_changed || old_count > 0 {
+        if list_changed || !kept.is_empty() {
             units.iter_mut().for_each(|unit| unit.attend(Attention::LUNS_CHANGED));
         }
         self.units.units = units;

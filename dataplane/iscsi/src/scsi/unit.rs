@@ -29,9 +29,14 @@ impl SharedUnit {
         LockedReservations { unit: self, guard }
     }
 
+    /// Whether anything is reserved.
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.is_reserved.load(Ordering::Acquire)
+    }
+
     /// Whether a command of this nexus is in conflict; one atomic when nothing is reserved.
     pub(crate) fn conflicts(&self, nexus: &Nexus, guard: Guard) -> bool {
-        self.is_reserved.load(Ordering::Acquire) && self.reservations().conflicts(nexus, guard)
+        self.is_reserved() && self.reservations().conflicts(nexus, guard)
     }
 
     /// D_SENSE of the control page.
