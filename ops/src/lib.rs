@@ -28,11 +28,21 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let Cli { command, api, logging: _ } = cli;
+    let Cli { command, api, logging } = cli;
     match command {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "voute", &mut std::io::stdout());
         }
+        Command::Demo(arguments) => return demo::run(&arguments),
+        Command::Control(arguments) => {
+            serve::begin_logging(logging);
+            serve::control::run(arguments)?;
+        }
+        Command::Node(arguments) if arguments.run.id.is_some() => {
+            serve::begin_logging(logging);
+            serve::node::run(arguments.run)?;
+        }
+        Command::Up(arguments) => serve::up::run(arguments)?,
         other => commands::run(other, &api)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -25,6 +25,9 @@ pub struct DemoArguments {
     /// Keep the log on NATS JetStream: on the server of this URL, or on one that is found and started.
     #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
     pub nats: Option<String>,
+    /// Monitoring address of the server that --nats names, such as http://127.0.0.1:8222.
+    #[arg(long, value_name = "URL", requires = "nats")]
+    pub nats_monitoring: Option<String>,
     /// Leave everything running at the end, until Ctrl-C.
     #[arg(long, conflicts_with = "json")]
     pub keep: bool,
@@ -36,7 +39,9 @@ pub struct DemoArguments {
 Examples:
   voute control --data-dir /var/lib/voute/control
   voute control --data-dir /var/lib/voute/control --listen 192.0.2.1:7421 \\
-      --log nats://log-a:4222,log-b:4222,log-w:4222 --log-user voute-control --log-password-file /etc/voute/nats
+      --log nats://192.0.2.1:4222,nats://198.51.100.1:4222,nats://203.0.113.1:4222 --log-replicas 3 \\
+      --log-monitoring http://192.0.2.1:8222,http://198.51.100.1:8222,http://203.0.113.1:8222 \\
+      --log-user voute-control --log-password-file /etc/voute/nats.password
 
 The first start makes an administrator's token in DATA_DIR/admin.token.")]
 pub struct ControlArguments {
@@ -61,6 +66,25 @@ pub struct ControlArguments {
     /// Copies that JetStream keeps of the log: 1, or 3 in a cluster.
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub log_replicas: u8,
+    /// Name of the stream; its subject is voute.log.NAME.
+    #[arg(long, value_name = "NAME", default_value = "VOUTE_LOG")]
+    pub log_stream: String,
+    /// The stream was created by somebody else: only check it. Needs no right to create it.
+    #[arg(long)]
+    pub log_exists: bool,
+    /// Monitoring addresses of all servers, joined by commas (http://ADDRESS:8222). Without them it cannot be checked that
+    /// the log survives a power cut, and nothing fails over by itself.
+    #[arg(long, value_name = "URLS")]
+    pub log_monitoring: Option<String>,
+    /// PEM file of the authorities that the servers' certificates must come from.
+    #[arg(long, value_name = "FILE")]
+    pub log_ca: Option<PathBuf>,
+    /// PEM file of an own certificate.
+    #[arg(long, value_name = "FILE", requires = "log_key")]
+    pub log_certificate: Option<PathBuf>,
+    /// PEM file of its key.
+    #[arg(long, value_name = "FILE", requires = "log_certificate")]
+    pub log_key: Option<PathBuf>,
     /// Name of the cluster, when this start creates it.
     #[arg(long, value_name = "NAME", default_value = "voute")]
     pub cluster: Name,
@@ -88,8 +112,11 @@ pub struct NodeRunArguments {
     #[arg(long, value_name = "DIR", requires = "id")]
     pub data_dir: Option<PathBuf>,
     /// Threads that poll; one per core when left out.
-    #[arg(long, value_name = "COUNT", requires = "id", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "COUNT", requires = "id", value_parser = clap::value_parser!(u16).range(1..=16))]
     pub reactors: Option<u16>,
+    /// Let the system choose the cores of reactors; for several nodes on one machine.
+    #[arg(long, requires = "id")]
+    pub no_pin: bool,
     /// How long an idle reactor polls before it sleeps, microseconds.
     #[arg(long, value_name = "MICROSECONDS", requires = "id")]
     pub spin_us: Option<u64>,
@@ -134,6 +161,6 @@ pub struct UpArguments {
     #[arg(long, value_name = "PORT", default_value_t = 4421)]
     pub link_port: u16,
     /// Threads that poll; one per core when left out.
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=16))]
     pub reactors: Option<u16>,
 }

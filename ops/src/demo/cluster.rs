@@ -66,16 +66,14 @@ impl Cluster {
     ///
     /// # Errors
     /// If it does not start.
-    pub fn start(stage: &Stage, nats_url: Option<&str>) -> anyhow::Result<Self> {
-        let log = match nats_url {
-            Some(url) => nats::provide(stage, url)?,
-            None => "embedded".to_owned(),
-        };
+    pub fn start(stage: &Stage, nats: Option<&nats::Server>) -> anyhow::Result<Self> {
+        let log = nats.map_or_else(|| "embedded".to_owned(), |server| server.url.clone());
         let listen = free_addresses(1)?[0];
         let data = stage.folder().join("control");
         let token_file = data.join("admin.token");
         let arguments = words(&["control", "--cluster", "demo", "--data-dir"])
             .chain([data.display().to_string(), "--listen".into(), listen.to_string(), "--log".into(), log.clone()])
+            .chain(nats.map(stream_of_run).into_iter().flatten())
             .collect::<Vec<_>>();
         stage.start_self("control", &arguments)?;
         let api = format!("http://{listen}");
@@ -119,7 +117,7 @@ impl Cluster {
             ("--reactors", REACTORS.to_owned()),
         ];
         let arguments = arguments.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
-        stage.start_self(&node.name(), &words(&["node"]).chain(arguments).collect::<Vec<_>>())
+        stage.start_self(&node.name(), &words(&["node", "--no-pin"]).chain(arguments).collect::<Vec<_>>())
     }
 
     /// Waits until the control plane hears a node.
@@ -219,6 +217,13 @@ impl Cluster {
     pub fn node_at(&self, site: &str) -> anyhow::Result<&SiteNode> {
         self.nodes.iter().find(|node| node.site == site).with_context(|| format!("no node at {site}"))
     }
+}
+
+/// A stream of this run's own, so that a server that serves others too is not disturbed.
+fn stream_of_run(server: &nats::Server) -> Vec<String> {
+    let stream = format!("VOUTE_DEMO_{}", std::process::id());
+    let monitoring = server.monitoring.iter().flat_map(|url| ["--log-monitoring".to_owned(), url.clone()]);
+    ["--log-stream".to_owned(), stream].into_iter().chain(monitoring).collect()
 }
 
 fn admit(stage: &Stage, client: &Client, site: &'static str, chosen: &[SocketAddr]) -> anyhow::Result<SiteNode> {

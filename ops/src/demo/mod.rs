@@ -34,7 +34,7 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
     end_on_signal(&runtime, &stage);
     let narrator = Narrator::new(arguments.json);
     let mut story = Story::new(narrator, &stage, runtime.handle().clone());
-    let figures = match story.tell(arguments.nats.as_deref()) {
+    let figures = match find_log(&stage, arguments).and_then(|server| story.tell(server.as_ref())) {
         Ok(figures) => figures,
         Err(error) => {
             eprintln!("{}", stage.tails().lines().map(plain).collect::<Vec<_>>().join("\n"));
@@ -51,6 +51,15 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
     }
     runtime.shutdown_background();
     Ok(if figures.hold() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The nats-server to use, if any: the one that is named, or one that is started.
+fn find_log(stage: &Stage, arguments: &DemoArguments) -> anyhow::Result<Option<nats::Server>> {
+    match arguments.nats.as_deref() {
+        None => Ok(None),
+        Some("") => nats::start(stage).map(Some),
+        Some(url) => Ok(Some(nats::Server { url: url.to_owned(), monitoring: arguments.nats_monitoring.clone() })),
+    }
 }
 
 /// Ctrl-C or SIGTERM: the processes end, the folder goes, then this process.

@@ -1,4 +1,4 @@
-//! A nats-server for the demonstration: the one of a URL, or one that is found and started.
+//! A nats-server for the demonstration, found on this machine and started.
 
 use crate::demo::stage::{Stage, free_addresses};
 use anyhow::{Context, bail};
@@ -11,33 +11,38 @@ use std::time::Duration;
 /// The oldest version whose compare-and-append can be trusted.
 const VERSION_MIN: (u32, u32, u32) = (2, 15, 1);
 
-/// Gives the URL of a nats-server: `url`, or that of one which is started on the stage.
+/// A nats-server that runs.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where it is.
+    pub url: String,
+    /// Where it tells its settings, if known.
+    pub monitoring: Option<String>,
+}
+
+/// Finds a nats-server and starts it on the stage.
 ///
 /// # Errors
 /// If none is found, or the one that is found is too old or does not start.
-pub fn provide(stage: &Stage, url: &str) -> anyhow::Result<String> {
-    if !url.is_empty() {
-        return Ok(url.to_owned());
-    }
+pub fn start(stage: &Stage) -> anyhow::Result<Server> {
     let program = find()?;
-    let address = free_addresses(1)?[0];
-    let folder = stage.folder().join("nats");
+    let addresses = free_addresses(2)?;
+    let (address, monitoring) = (addresses[0], addresses[1]);
     let configuration = stage.folder().join("nats.conf");
-    std::fs::write(&configuration, configuration_text(address, &folder))?;
+    std::fs::write(&configuration, configuration_text(address, monitoring, &stage.folder().join("nats")))?;
     let mut command = Command::new(program);
     command.arg("--config").arg(&configuration);
     stage.start("nats-server", command)?;
     stage.wait_until("nats-server's greeting", || greets(address).then_some(()))?;
-    Ok(format!("nats://{address}"))
+    Ok(Server { url: format!("nats://{address}"), monitoring: Some(format!("http://{monitoring}")) })
 }
 
 /// Every acknowledged append is on the disk: `sync_interval: always`.
-fn configuration_text(address: SocketAddr, folder: &Path) -> String {
+fn configuration_text(address: SocketAddr, monitoring: SocketAddr, folder: &Path) -> String {
     format!(
-        "server_name: demo\nhost: {}\nport: {}\njetstream {{\n  store_dir: {:?}\n  sync_interval: always\n}}\n",
+        "server_name: demo\nhost: {}\nport: {}\nhttp: \"{monitoring}\"\njetstream {{\n  store_dir: {folder:?}\n  sync_interval: always\n}}\n",
         address.ip(),
-        address.port(),
-        folder
+        address.port()
     )
 }
 

@@ -9,6 +9,7 @@ use crate::demo::cluster::{Cluster, READER_IQN, SITES, VOLUME, VOLUME_BYTES};
 use crate::demo::figures::{Figures, Phases};
 use crate::demo::host::{Host, Layout, Load};
 use crate::demo::narrator::Narrator;
+use crate::demo::nats::Server;
 use crate::demo::path::PathConfig;
 use crate::demo::reader::{Reader, ReaderConfig};
 use crate::demo::stage::Stage;
@@ -60,8 +61,8 @@ impl<'a> Story<'a> {
     ///
     /// # Errors
     /// If something does not happen that should.
-    pub fn tell(&mut self, nats_url: Option<&str>) -> anyhow::Result<Figures> {
-        let cluster = self.build(nats_url)?;
+    pub fn tell(&mut self, nats: Option<&Server>) -> anyhow::Result<Figures> {
+        let cluster = self.build(nats)?;
         let outcome = self.play(&cluster);
         self.cluster = Some(cluster);
         outcome?;
@@ -78,9 +79,9 @@ impl<'a> Story<'a> {
         self.explain(cluster)
     }
 
-    fn build(&mut self, nats_url: Option<&str>) -> anyhow::Result<Cluster> {
+    fn build(&mut self, nats: Option<&Server>) -> anyhow::Result<Cluster> {
         self.narrator.chapter("Two sites, one mirrored volume");
-        let mut cluster = Cluster::start(self.stage, nats_url)?;
+        let mut cluster = Cluster::start(self.stage, nats)?;
         self.figures.log.clone_from(&cluster.log);
         self.narrator.say(&format!("control plane at {}, log {}", cluster.client.api(), cluster.log));
         cluster.add_sites(self.stage)?;

@@ -1,5 +1,9 @@
 //! Long-lived processes.
 
+pub mod control;
+pub mod node;
+pub mod up;
+
 use crate::cli::{LogFormat, LoggingOptions};
 use std::io;
 use tokio::signal::unix::{SignalKind, signal};
