@@ -1,5 +1,3 @@
-#![allow(unreachable_pub, reason = "the conformance suite includes this file too")]
-
 //! Commits for tests, chained after any position.
 
 use voute_schemas::commit::{Actor, Origin, Outcome};
@@ -7,7 +5,7 @@ use voute_schemas::event::Event;
 use voute_schemas::{ClusterId, Commit, CommitId, CorrelationId, Epoch, Hash, Name};
 
 /// `count` commits chained after `after`, distinct from those of any other call.
-pub fn chain(after: Epoch, count: usize) -> Vec<Commit> {
+pub(crate) fn chain(after: Epoch, count: usize) -> Vec<Commit> {
     let mut head = after;
     (0..count)
         .map(|_| {
@@ -19,7 +17,7 @@ pub fn chain(after: Epoch, count: usize) -> Vec<Commit> {
 }
 
 /// Where a commit will stand.
-pub fn position(commit: &Commit) -> Epoch {
+pub(crate) fn position(commit: &Commit) -> Epoch {
     Epoch { sequence: commit.sequence, hash: Hash::of_commit(&commit.encode()) }
 }
 

@@ -2,15 +2,21 @@
 
 use super::connection::{JetStreamOptions, OpenError};
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{
     Compression, Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, State, StorageType,
 };
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// For how long the server remembers message ids.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const STREAM_NAME_LENGTH_MAX: usize = 32;
+/// How long a cluster that just started is given.
+const PREPARE_DEADLINE: Duration = Duration::from_secs(20);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+const NO_SUITABLE_PEERS: u64 = 10_005;
+const SERVICE_UNAVAILABLE: usize = 503;
 const STREAM_NOT_FOUND: u64 = 10_059;
 
 /// The one subject of a log.
@@ -44,26 +50,52 @@ pub(super) async fn prepare(
 }
 
 async fn find(context: &Context, name: &str) -> Result<Option<Info>, OpenError> {
-    match context.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().clone())),
-        Err(error) => match error.kind() {
+    let deadline = Instant::now() + PREPARE_DEADLINE;
+    loop {
+        let error = match context.get_stream(name).await {
+            Ok(stream) => return Ok(Some(stream.cached_info().clone())),
+            Err(error) => error,
+        };
+        let may_pass = match error.kind() {
             GetStreamErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND => {
-                Ok(None)
+                return Ok(None);
             }
-            _ => Err(OpenError::Refused {
-                action: "tell the stream's settings",
-                cause: error.to_string(),
-            }),
-        },
+            GetStreamErrorKind::JetStream(error) => is_election(&error),
+            GetStreamErrorKind::Request => true,
+            GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName => false,
+        };
+        if !may_pass || Instant::now() >= deadline {
+            let action = "tell the stream's settings";
+            return Err(OpenError::Refused { action, cause: error.to_string() });
+        }
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
+/// Two processes may create at once: the same settings are no error for the second.
 async fn create(context: &Context, options: &JetStreamOptions) -> Result<Info, OpenError> {
-    // Two processes may create at once: the same settings are no error for the second.
-    let refused = |cause: String| OpenError::Refused { action: "create the stream", cause };
-    let stream =
-        context.create_stream(wanted(options)).await.map_err(|error| refused(error.to_string()))?;
-    Ok(stream.cached_info().clone())
+    let deadline = Instant::now() + PREPARE_DEADLINE;
+    loop {
+        let error = match context.create_stream(wanted(options)).await {
+            Ok(stream) => return Ok(stream.cached_info().clone()),
+            Err(error) => error,
+        };
+        let may_pass = match error.kind() {
+            CreateStreamErrorKind::JetStream(error) => is_election(&error),
+            CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable => true,
+            _ => false,
+        };
+        if !may_pass || Instant::now() >= deadline {
+            let action = "create the stream";
+            return Err(OpenError::Refused { action, cause: error.to_string() });
+        }
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
+}
+
+/// What a cluster answers that has no leader yet, or has not yet heard of all its servers.
+fn is_election(error: &async_nats::jetstream::Error) -> bool {
+    error.code() == SERVICE_UNAVAILABLE || error.error_code().0 == NO_SUITABLE_PEERS
 }
 
 fn wanted(options: &JetStreamOptions) -> Config {

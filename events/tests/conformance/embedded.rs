@@ -3,11 +3,12 @@
 use crate::one_at_a_time;
 use crate::sample::{chain, position};
 use crate::suite::{Rig, conforms, read_all};
-use futures_util::poll;
+use std::future::{Future, poll_fn};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, Stdio};
+use std::task::Poll;
 use voute_events::embedded::OpenError;
 use voute_events::{AppendError, EmbeddedLog, Log, Position};
 use voute_schemas::{Commit, Epoch};
@@ -44,8 +45,9 @@ impl Rig for EmbeddedRig {
         let log = self.another().await;
         {
             // Started, then let go of: the task that waited for it is gone.
-            let append = pin!(log.append(expected, commits));
-            let _ = poll!(append);
+            let mut append = pin!(log.append(expected, commits));
+            let started = poll_fn(|context| Poll::Ready(append.as_mut().poll(context))).await;
+            assert!(started.is_pending(), "it was answered at once");
         }
         log.wait(commits[commits.len() - 1].sequence).await;
         Err(AppendError::Unknown { cause: "dropped".into() })
@@ -54,7 +56,8 @@ impl Rig for EmbeddedRig {
     async fn crash_and_restart(&mut self, log: EmbeddedLog) -> EmbeddedLog {
         self.log = None;
         drop(log);
-        reopen(&self.path()).await
+        let log = reopen(&self.path()).await;
+        self.log.insert(log).clone()
     }
 }
 
@@ -102,6 +105,7 @@ fn acknowledgement(position: Epoch) -> String {
     format!("acknowledged {} {}", position.sequence, position.hash)
 }
 
+#[allow(clippy::print_stdout, reason = "its parent reads it")]
 async fn append_for_ever(path: &Path) -> ! {
     let log = EmbeddedLog::open(path).unwrap();
     let mut head = log.head().unwrap();

@@ -198,7 +198,7 @@ async fn a_stream_that_lost_its_end_refuses_writers_and_stops_readers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_missing_in_the_middle_is_damage_not_the_end() {
+async fn a_message_that_is_no_append_is_damage_not_the_end() {
     let _turn = one_at_a_time().await;
     let Some(mut rig) = ServerRig::start(1).await else { return };
     let log = rig.fresh().await;
@@ -206,13 +206,8 @@ async fn a_message_missing_in_the_middle_is_damage_not_the_end() {
     for _ in 0..5 {
         head = append(&log, head, &chain(head, 1)).await.unwrap();
     }
-    // The flag is no protection against who may change it; here it only stands in the way.
     let context = rig.administration().await;
-    let stream = context.get_stream(rig.options().stream).await.unwrap();
-    let deleted = stream.delete_message(3).await;
-    assert!(deleted.is_err(), "deny_delete was not set");
     let subject = format!("voute.log.{}", rig.options().stream);
-    // A message that is no append, after the others.
     context.publish(subject, "noise".into()).await.unwrap().await.unwrap();
     let mut reader = VerifiedReader::new(rig.another().await, Position::ZERO);
     let mut read = 0;
@@ -226,6 +221,41 @@ async fn a_message_missing_in_the_middle_is_damage_not_the_end() {
     assert!(matches!(error, ReadError::Damaged { .. }) && read == 5, "{read} {error}");
     let refused = append(&log, head, &chain(head, 1)).await;
     assert!(matches!(refused, Err(AppendError::Refused { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_missing_in_the_middle_is_damage_not_the_end() {
+    let _turn = one_at_a_time().await;
+    let Some(mut rig) = ServerRig::start(1).await else { return };
+    let log = rig.fresh().await;
+    let context = rig.administration().await;
+    let mut stream = context.get_stream(rig.options().stream).await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    // The log's own settings deny it, so an administrator makes the stream anew without.
+    context.delete_stream(&config.name).await.unwrap();
+    config.deny_delete = false;
+    let stream = context.create_stream(config).await.unwrap();
+    let mut head = Position::ZERO;
+    for _ in 0..5 {
+        head = append(&log, head, &chain(head, 1)).await.unwrap();
+    }
+    stream.delete_message(3).await.unwrap();
+    for batch in [1, 100] {
+        let mut reader = VerifiedReader::new(log.clone(), Position::ZERO);
+        let mut read = 0;
+        let error = loop {
+            match reader.next_batch(batch).await {
+                Ok(batch) if batch.is_empty() => panic!("a gap was taken for the end"),
+                Ok(batch) => read += batch.len(),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, ReadError::Damaged { .. }) && read <= 2, "{read} {error}");
+    }
+    let Err(OpenError::Settings { wrong, .. }) = JetStreamLog::open(rig.options()).await else {
+        panic!("a stream with a gap was taken");
+    };
+    assert!(wrong.iter().any(|fault| fault.contains("deleted")), "{wrong:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

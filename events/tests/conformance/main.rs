@@ -1,6 +1,8 @@
 //! One suite of rules for every engine of the log, run on the embedded one, on a real nats-server
 //! and on a real cluster of three; then what is particular to each.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may end it like the test itself")]
+
 mod embedded;
 mod jetstream;
 mod proxy;

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 /// What is to be lost next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lose {
+pub(crate) enum Lose {
     Nothing,
     /// Cut before the publication reaches the server.
     Publication,
@@ -17,7 +17,7 @@ pub enum Lose {
 }
 
 /// One proxy before one server.
-pub struct Proxy {
+pub(crate) struct Proxy {
     address: String,
     lose: Arc<Mutex<Lose>>,
     task: JoinHandle<()>,
@@ -25,7 +25,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Listens on a free loopback port.
-    pub async fn start(server: String) -> Self {
+    pub(crate) async fn start(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let lose = Arc::new(Mutex::new(Lose::Nothing));
@@ -40,17 +40,17 @@ impl Proxy {
         Proxy { address, lose, task }
     }
 
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// Arms the proxy for the next publication to a log.
-    pub fn lose(&self, what: Lose) {
+    pub(crate) fn lose(&self, what: Lose) {
         *self.lose.lock().unwrap() = what;
     }
 
     /// Whether what was armed has happened.
-    pub fn has_lost(&self) -> bool {
+    pub(crate) fn has_lost(&self) -> bool {
         *self.lose.lock().unwrap() == Lose::Nothing
     }
 }

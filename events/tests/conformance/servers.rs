@@ -10,7 +10,7 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The path of a usable nats-server; `None`, said loudly, if none can be had outside of CI.
-pub fn find() -> Option<PathBuf> {
+pub(crate) fn find() -> Option<PathBuf> {
     let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/tools/nats-server");
     let output = Command::new(tool).stderr(Stdio::inherit()).output();
     let found = output
@@ -26,7 +26,7 @@ pub fn find() -> Option<PathBuf> {
 
 /// How a server flushes.
 #[derive(Clone, Copy)]
-pub enum Sync {
+pub(crate) enum Sync {
     /// Before it acknowledges.
     Always,
     /// Every other minute, as servers do by default.
@@ -34,7 +34,7 @@ pub enum Sync {
 }
 
 /// One server, or a cluster of three.
-pub struct Servers {
+pub(crate) struct Servers {
     binary: PathBuf,
     directory: tempfile::TempDir,
     servers: Vec<Server>,
@@ -49,7 +49,7 @@ struct Server {
 
 impl Servers {
     /// Starts `count` servers, a cluster if more than one.
-    pub async fn start(binary: &Path, count: usize, sync: Sync) -> Self {
+    pub(crate) async fn start(binary: &Path, count: usize, sync: Sync) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let ports = free_ports(count * 3);
         let routes: Vec<String> =
@@ -71,12 +71,12 @@ impl Servers {
     }
 
     /// How many.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.servers.len()
     }
 
     /// How to reach a stream on them.
-    pub fn options(&self, stream: &str) -> JetStreamOptions {
+    pub(crate) fn options(&self, stream: &str) -> JetStreamOptions {
         let mut options = JetStreamOptions::new("", stream);
         options.servers =
             self.servers.iter().map(|server| format!("nats://127.0.0.1:{}", server.port)).collect();
@@ -90,24 +90,24 @@ impl Servers {
     }
 
     /// The address of one.
-    pub fn address(&self, index: usize) -> String {
+    pub(crate) fn address(&self, index: usize) -> String {
         format!("127.0.0.1:{}", self.servers[index].port)
     }
 
     /// Which one has this name.
-    pub fn index_of(name: &str) -> usize {
+    pub(crate) fn index_of(name: &str) -> usize {
         name.strip_prefix("server-").expect("a name of ours").parse().expect("a number")
     }
 
     /// `kill -9`.
-    pub fn kill(&mut self, index: usize) {
+    pub(crate) fn kill(&mut self, index: usize) {
         let mut child = self.servers[index].child.take().expect("a server that runs");
         child.kill().expect("a process of ours");
         child.wait().expect("a process of ours");
     }
 
     /// Starts a killed one again, on the same store and port.
-    pub fn start_one(&mut self, index: usize) {
+    pub(crate) fn start_one(&mut self, index: usize) {
         let log = std::fs::File::create(self.directory.path().join(format!("{index}.log")))
             .expect("a log file");
         let child = Command::new(&self.binary)
@@ -121,7 +121,7 @@ impl Servers {
     }
 
     /// Returns once all servers that run answer, and can tell about their streams.
-    pub async fn ready(&mut self) {
+    pub(crate) async fn ready(&mut self) {
         let deadline = Instant::now() + START_DEADLINE;
         for index in 0..self.servers.len() {
             if self.servers[index].child.is_none() {

@@ -14,7 +14,7 @@ const ROUNDS: usize = 300;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a test needs of an engine. Each fresh log is empty.
-pub trait Rig: Send + Sync {
+pub(crate) trait Rig: Send + Sync {
     /// The engine.
     type Log: Log + Clone;
 
@@ -36,7 +36,7 @@ pub trait Rig: Send + Sync {
 }
 
 /// Runs every rule.
-pub async fn conforms<R: Rig>(rig: &mut R) {
+pub(crate) async fn conforms<R: Rig>(rig: &mut R) {
     appended_commits_are_read_in_order_numbered_densely(rig).await;
     a_stale_expectation_conflicts_and_stores_nothing(rig).await;
     an_expectation_of_another_history_is_refused(rig).await;
@@ -49,7 +49,7 @@ pub async fn conforms<R: Rig>(rig: &mut R) {
 }
 
 /// Appends until the answer is definite, as writers must.
-pub async fn append(
+pub(crate) async fn append(
     log: &impl Log,
     expected: Position,
     commits: &[Commit],
@@ -64,7 +64,7 @@ pub async fn append(
 }
 
 /// All commits, verified.
-pub async fn read_all(log: impl Log) -> Vec<Commit> {
+pub(crate) async fn read_all(log: impl Log) -> Vec<Commit> {
     let mut reader = VerifiedReader::new(log, Position::ZERO);
     let mut commits = Vec::new();
     loop {
