@@ -5,8 +5,10 @@ use crate::header::{AREA_BYTES, Area, COPY_BYTES, DeviceHeader};
 use crate::kernel::KernelDisk;
 use crate::memory::{MEMORY_BYTES_MAX, MemoryDisk};
 use crate::open::{Backend, OpenDevice, extents};
+use crate::remote::{self, RemoteAddress, RemoteDisk, RemoteError};
 use crate::signature::{self, Content, LOOK_BYTES};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -169,11 +171,13 @@ pub enum AdoptError {
         /// Expected.
         expected: u64,
     },
-    /// Not built yet.
-    #[error("{address}: namespaces of other targets cannot be adopted yet: use a file or a drive")]
-    Unsupported {
-        /// The target.
-        address: std::net::SocketAddr,
+    /// Another target's namespace cannot be used.
+    #[error("target {address}: {source}")]
+    Remote {
+        /// Where the target listens.
+        address: SocketAddr,
+        /// Why.
+        source: RemoteError,
     },
     /// Reading or writing failed.
     #[error("device {device}: {doing} failed: {source}")]
@@ -217,8 +221,10 @@ pub(crate) fn adopt_within(
             adopt_claimed(spec, cluster, claim::claim_file(path, create, wait)?)
         }
         Locator::Block { path } => adopt_claimed(spec, cluster, claim::claim_block(path, wait)?),
-        Locator::RemoteNamespace { address, .. } => {
-            Err(AdoptError::Unsupported { address: *address })
+        Locator::RemoteNamespace { address, subsystem, namespace } => {
+            let quiet = remote::QUIET;
+            let at = RemoteAddress { address: *address, subsystem, namespace, cluster, quiet };
+            adopt_remote(spec, cluster, &at)
         }
     }
 }
@@ -242,6 +248,20 @@ fn adopt_memory(spec: &DeviceSpec, size_bytes: u64) -> Result<Adopted, AdoptErro
     }
     check_size(spec, size_bytes)?;
     Ok(opened(spec, size_bytes, 512, Backend::Memory(MemoryDisk::new(size_bytes))))
+}
+
+fn adopt_remote(
+    spec: &DeviceSpec,
+    cluster: ClusterId,
+    at: &RemoteAddress<'_>,
+) -> Result<Adopted, AdoptError> {
+    let address = at.address;
+    let (disk, facts) =
+        RemoteDisk::connect(at).map_err(|source| AdoptError::Remote { address, source })?;
+    let (size_bytes, block_bytes) = (facts.size_bytes, facts.block_bytes);
+    check_size(spec, size_bytes)?;
+    mark(&disk, spec, cluster, size_bytes, block_bytes)?;
+    Ok(opened(spec, size_bytes, block_bytes, Backend::Detached(Box::new(disk))))
 }
 
 fn adopt_claimed(

@@ -198,7 +198,7 @@ impl State {
                 self.disk.write(offset, &data[from..from + length]);
                 Ok(None)
             }
-            OrderKind::Zero { length } => {
+            OrderKind::Zero { length, .. } => {
                 self.check(self.faults.write, offset, length)?;
                 self.remember(offset, length);
                 self.disk.zero(offset, length);

@@ -31,10 +31,12 @@ mod mailbox;
 mod memory;
 mod open;
 mod queue;
+mod remote;
 mod signature;
 
 pub use adopt::{AdoptError, Adopted, adopt};
 pub use header::DeviceHeader;
 pub use open::OpenDevice;
 pub use queue::{DEPTH_MAX, DeviceQueue, REQUESTS_MAX};
+pub use remote::RemoteError;
 pub use signature::Content;

@@ -5,8 +5,9 @@
 //! a queue may end while orders are out.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use voute_mirror::{DeviceFault, DeviceResult, Payload};
 
 /// A device that answers through a mailbox. It never blocks the caller.
@@ -32,7 +33,7 @@ pub(crate) enum OrderKind {
     /// Write `length` bytes of `data`, from `from` on.
     Write { data: Payload, from: usize, length: usize },
     /// Make a range read as zero.
-    Zero { length: u64 },
+    Zero { length: u64, release: bool },
 }
 
 /// The duty to answer an order, once. Dropped unanswered, it answers that the device failed.
@@ -65,35 +66,27 @@ impl Drop for Reply {
 /// Answers on their way to one queue; as many as the queue has orders out.
 pub(crate) struct Mailbox {
     answers: Mutex<Vec<(usize, DeviceResult)>>,
-    signal: OwnedFd,
+    signal: Signal,
 }
 
 impl Mailbox {
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: no memory is passed.
-        let signal = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if signal < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just made and nobody else has it.
-        let signal = unsafe { OwnedFd::from_raw_fd(signal) };
-        Ok(Mailbox { answers: Mutex::default(), signal })
+        Ok(Mailbox { answers: Mutex::default(), signal: Signal::new()? })
     }
 
     fn post(&self, operation: usize, result: DeviceResult) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.push((operation, result));
         if answers.len() == 1 {
-            // Fails only if the counter is full, and then it is readable already.
-            let _ = rustix::io::write(&self.signal, &1u64.to_ne_bytes());
+            self.signal.raise();
         }
     }
 
-    /// Takes all answers and makes the eventfd unreadable until the next.
+    /// Takes all answers and makes the descriptor unreadable until the next.
     pub(crate) fn take(&self) -> Vec<(usize, DeviceResult)> {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that no signal of a later answer is swallowed.
-        let _ = rustix::io::read(&self.signal, &mut [0; 8]);
+        self.signal.clear();
         std::mem::take(&mut *answers)
     }
 }
@@ -102,4 +95,53 @@ impl AsFd for Mailbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.signal.as_fd()
     }
+}
+
+/// A descriptor that one thread makes readable for another.
+pub(crate) struct Signal(OwnedFd);
+
+impl Signal {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: no memory is passed.
+        let descriptor = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and nobody else has it.
+        Ok(Signal(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    }
+
+    /// Makes it readable.
+    pub(crate) fn raise(&self) {
+        // Fails only if the counter is full, and then it is readable already.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Makes it unreadable until it is raised again.
+    pub(crate) fn clear(&self) {
+        // Fails only if it was not raised.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Signal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Sleeps until one of the descriptors is readable (or writable, where asked for), or for `most`.
+pub(crate) fn wait_for(descriptors: &[(BorrowedFd<'_>, bool)], most: Duration) {
+    let mut polls: Vec<libc::pollfd> = descriptors
+        .iter()
+        .map(|(descriptor, writable)| libc::pollfd {
+            fd: descriptor.as_raw_fd(),
+            events: if *writable { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN },
+            revents: 0,
+        })
+        .collect();
+    // Rounded up: rounding down would spin through the last millisecond.
+    let most = most.as_millis().saturating_add(1).min(60_000) as i32;
+    // SAFETY: the array holds as many entries as is said. Errors (EINTR) mean looking again early.
+    unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, most) };
 }

@@ -272,7 +272,7 @@ fn a_device_too_small_for_one_extent_is_refused_with_the_size_it_needs() {
     fs::write(place.path(), vec![0; 4096]).unwrap();
     let error = place.adopt(|_| ()).unwrap_err();
     assert!(matches!(error, AdoptError::TooSmall { size_bytes: 4096, .. }), "{error}");
-    let error = place.adopt(|spec| spec.extent_bytes = u64::MAX & !4095).unwrap_err();
+    let error = place.adopt(|spec| spec.extent_bytes = 1 << 63).unwrap_err();
     assert!(matches!(error, AdoptError::TooSmall { .. }), "{error}");
     for extent_bytes in [0, 1000] {
         let error = place.adopt(|spec| spec.extent_bytes = extent_bytes).unwrap_err();

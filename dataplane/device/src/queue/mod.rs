@@ -315,7 +315,10 @@ impl DeviceQueue {
                         from: piece.range().start,
                         length: piece.range().len(),
                     },
-                    Memory::Zero => OrderKind::Zero { length: piece.length },
+                    Memory::Zero => OrderKind::Zero {
+                        length: piece.length,
+                        release: matches!(work, Work::Zero { release: true }),
+                    },
                 };
                 self.slots[piece.slot].out += 1;
                 let operation = Operation::new(request, Arc::clone(&device), piece, Step::Ordered);
