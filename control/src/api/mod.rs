@@ -104,7 +104,7 @@ fn overview(routes: Routes) -> Routes {
             &["from"],
             audit::feed,
         )
-        .list::<AuditPage, _, _>(
+        .query::<AuditPage, _, _>(
             "/v1/audit",
             Auditor,
             "Searches the log",
@@ -121,7 +121,7 @@ fn overview(routes: Routes) -> Routes {
 
 fn inventory(routes: Routes) -> Routes {
     routes
-        .list::<Page<SiteView>, _, _>("/v1/sites", Viewer, "Lists sites", LIST, inventory::sites)
+        .list::<SiteView, _, _>("/v1/sites", Viewer, "Lists sites", inventory::sites)
         .change::<CreateSite, Changed, _, _>(
             Post,
             "/v1/sites",
@@ -151,7 +151,7 @@ fn inventory(routes: Routes) -> Routes {
             "Moves away what the site owns",
             authority::fail_over_site,
         )
-        .list::<Page<NodeView>, _, _>("/v1/nodes", Viewer, "Lists nodes", LIST, inventory::nodes)
+        .list::<NodeView, _, _>("/v1/nodes", Viewer, "Lists nodes", inventory::nodes)
         .change::<CreateNode, Changed, _, _>(
             Post,
             "/v1/nodes",
@@ -174,7 +174,7 @@ fn inventory(routes: Routes) -> Routes {
             "Says where a node listens",
             inventory::change_portals,
         )
-        .list::<Page<PoolView>, _, _>("/v1/pools", Viewer, "Lists pools", LIST, inventory::pools)
+        .list::<PoolView, _, _>("/v1/pools", Viewer, "Lists pools", inventory::pools)
         .change::<CreatePool, Changed, _, _>(
             Post,
             "/v1/pools",
@@ -190,13 +190,7 @@ fn inventory(routes: Routes) -> Routes {
             "Removes a pool",
             inventory::remove_pool,
         )
-        .list::<Page<DeviceView>, _, _>(
-            "/v1/devices",
-            Viewer,
-            "Lists devices",
-            LIST,
-            inventory::devices,
-        )
+        .list::<DeviceView, _, _>("/v1/devices", Viewer, "Lists devices", inventory::devices)
         .change::<CreateDevice, Changed, _, _>(
             Post,
             "/v1/devices",
@@ -221,7 +215,7 @@ fn inventory(routes: Routes) -> Routes {
 
 fn volumes(routes: Routes) -> Routes {
     routes
-        .list::<Page<VolumeView>, _, _>("/v1/volumes", Viewer, "Lists volumes", LIST, volumes::list)
+        .list::<VolumeView, _, _>("/v1/volumes", Viewer, "Lists volumes", volumes::list)
         .change::<CreateVolume, Changed, _, _>(
             Post,
             "/v1/volumes",
@@ -262,7 +256,7 @@ fn volumes(routes: Routes) -> Routes {
 
 fn hosts(routes: Routes) -> Routes {
     routes
-        .list::<Page<HostView>, _, _>("/v1/hosts", Viewer, "Lists hosts", LIST, hosts::list)
+        .list::<HostView, _, _>("/v1/hosts", Viewer, "Lists hosts", hosts::list)
         .change::<CreateHost, Changed, _, _>(Post, "/v1/hosts", Operator, "Adds a host", hosts::add)
         .get::<HostView, _, _>("/v1/hosts/{host}", Viewer, "Shows a host", hosts::show)
         .change::<ChangeHost, Changed, _, _>(
@@ -279,13 +273,7 @@ fn hosts(routes: Routes) -> Routes {
             "Removes a host",
             hosts::remove,
         )
-        .list::<Page<MappingView>, _, _>(
-            "/v1/mappings",
-            Viewer,
-            "Lists mappings",
-            LIST,
-            hosts::mappings,
-        )
+        .list::<MappingView, _, _>("/v1/mappings", Viewer, "Lists mappings", hosts::mappings)
         .change::<CreateMapping, Changed, _, _>(
             Post,
             "/v1/mappings",
@@ -304,11 +292,10 @@ fn hosts(routes: Routes) -> Routes {
 
 fn authority(routes: Routes) -> Routes {
     routes
-        .list::<Page<PolicyView>, _, _>(
+        .list::<PolicyView, _, _>(
             "/v1/policies",
             Viewer,
             "Lists failover policies",
-            LIST,
             authority::policies,
         )
         .change::<CreatePolicy, Changed, _, _>(
@@ -345,11 +332,10 @@ fn authority(routes: Routes) -> Routes {
             "Moves a group's owner, planned; no request is lost",
             authority::move_group,
         )
-        .list::<Page<FailoverView>, _, _>(
+        .list::<FailoverView, _, _>(
             "/v1/failovers",
             Viewer,
             "Lists failovers",
-            LIST,
             authority::failovers,
         )
         .get::<FailoverView, _, _>(
@@ -358,11 +344,10 @@ fn authority(routes: Routes) -> Routes {
             "Shows a failover",
             authority::failover,
         )
-        .list::<Page<CredentialView>, _, _>(
+        .list::<CredentialView, _, _>(
             "/v1/credentials",
             Administrator,
             "Lists credentials",
-            LIST,
             authority::credentials,
         )
         .change::<CreateCredential, Changed, _, _>(
@@ -400,8 +385,6 @@ fn authority(routes: Routes) -> Routes {
             authority::delete_secret,
         )
 }
-
-const LIST: &[&str] = &["after", "limit"];
 
 /// An unknown path.
 pub(crate) async fn unknown_route(uri: axum::http::Uri) -> Failure {

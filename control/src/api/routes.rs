@@ -1,7 +1,7 @@
 //! The table of routes. A route enters the router and the OpenAPI document by the same call, so
 //! that neither can lack what the other has.
 
-use super::answers::Problem;
+use super::answers::{Page, Problem};
 use super::authenticate::{Required, authenticate};
 use super::extract::Change;
 use super::{App, requests};
@@ -61,7 +61,7 @@ impl Routes {
     }
 
     /// A reading route with query parameters.
-    pub(crate) fn list<A, H, T>(
+    pub(crate) fn query<A, H, T>(
         self,
         path: &'static str,
         role: Role,
@@ -75,6 +75,23 @@ impl Routes {
         T: 'static,
     {
         self.get_with::<A, H, T>(path, Required::Role(role), summary, query, handler)
+    }
+
+    /// A list of `A`, page by page.
+    pub(crate) fn list<A, H, T>(
+        mut self,
+        path: &'static str,
+        role: Role,
+        summary: &str,
+        handler: H,
+    ) -> Self
+    where
+        A: ToSchema,
+        H: Handler<T, App>,
+        T: 'static,
+    {
+        self.remember::<A>();
+        self.query::<Page<A>, H, T>(path, role, summary, &["after", "limit"], handler)
     }
 
     fn get_with<A, H, T>(

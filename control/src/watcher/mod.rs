@@ -242,12 +242,13 @@ impl Watcher {
 
     /// Planned moves away from a site that is going but whose nodes still serve: nothing is lost.
     fn evacuate(&self, state: &State, nodes: &Nodes, site: SiteId, now: Now) -> Vec<Proposal> {
-        let is_served = |group: &Group| {
+        let is_served = |id: GroupId, group: &Group| {
             let owner = nodes.get(&group.owner);
-            owner.is_some_and(|owner| owner.is_heard(now.since_start, self.silence()))
+            let heard_here = owner.is_some_and(|it| it.is_heard(now.since_start, self.silence()));
+            heard_here && !others_hear_nothing(nodes, id, group)
         };
         owned_at(state, site)
-            .filter(|(_, group)| may_move(state, group, Leaving::Signal) && is_served(group))
+            .filter(|(id, group)| may_move(state, group, Leaving::Signal) && is_served(*id, group))
             .filter_map(|(id, group)| {
                 let other = ready_side(state, nodes, id, group, self.silence(), now.since_start)?;
                 Some(planned_move(id, other, "policy: its site is going, its node still serves"))
@@ -370,6 +371,14 @@ pub(crate) fn attested(
 fn can_take_over(attested: &AttestedGroup, signalled: bool) -> bool {
     let Attestation { legs_open, owner_silent, lease_expired, silent_ms: _ } = attested.attestation;
     legs_open && owner_silent && (lease_expired || signalled)
+}
+
+/// Whether a side that does not own a group says that it hears no owner.
+fn others_hear_nothing(nodes: &Nodes, id: GroupId, group: &Group) -> bool {
+    let others = group.sides.iter().filter(|side| side.node != group.owner);
+    others
+        .filter_map(|side| nodes.get(&side.node)?.groups.get(&id)?.attestation)
+        .any(|attestation| attestation.owner_silent)
 }
 
 /// How many groups may be expected to attest soon: their other side is in sync and heard.
