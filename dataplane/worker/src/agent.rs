@@ -376,7 +376,8 @@ impl Agent {
 
     /// Listens on the node's portals, on every reactor.
     fn listen(&mut self, facts: &NodeFacts) -> Result<(), NodeError> {
-        let sockets = listen::sockets(&facts.portals, self.parts.mailboxes.len())?;
+        let sockets =
+            listen::sockets(&facts.portals, self.parts.mailboxes.len(), self.portals.as_ref())?;
         for (mailbox, sockets) in self.parts.mailboxes.iter().zip(sockets) {
             mailbox.send(Message::Listen(sockets));
         }
