@@ -520,6 +520,44 @@ fn a_block_device_is_claimed_used_and_has_its_own_blocks() {
     }
 }
 
+/// Flushes that a block device has carried out (Documentation/block/stat.rst, field 16).
+fn flushes(device: &str) -> u64 {
+    let name = device.trim_start_matches("/dev/");
+    let line = fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap();
+    line.split_whitespace().nth(15).unwrap().parse().unwrap()
+}
+
+#[test]
+fn writes_and_zeroes_flush_a_volatile_cache_before_they_complete() {
+    let place = Place::new();
+    place.fill(0, &[]);
+    let Some(device) = Loop::over(&place.path(), 512) else { return };
+    let name = device.path.trim_start_matches("/dev/");
+    let cache = fs::read_to_string(format!("/sys/block/{name}/queue/write_cache")).unwrap();
+    assert_eq!(cache.trim(), "write back", "loop devices are expected to have a volatile cache");
+    let block = |spec: &mut DeviceSpec| spec.locator = Locator::Block { path: device.path.clone() };
+    let adopted = place.adopt(block).unwrap();
+    let mut queue = DeviceQueue::new(4).unwrap();
+    let leg = LegId::generate();
+    queue.add_device(place.device, Arc::clone(&adopted.device));
+    queue.attach_leg(leg, EXTENT, &[ExtentRun { device: place.device, first: 0, count: 7 }]);
+    let data = Arc::new(Buffer::copy_of(&[5; 4096]));
+    let kinds = [
+        DeviceKind::Write { data },
+        DeviceKind::Zero { length: 4096, release: true },
+        DeviceKind::Zero { length: 4096, release: false },
+    ];
+    for kind in kinds {
+        let said = format!("{kind:?}");
+        let before = flushes(&device.path);
+        request(&mut queue, leg, 0, kind).unwrap();
+        assert!(flushes(&device.path) > before, "{said} did not flush");
+    }
+    let before = flushes(&device.path);
+    request(&mut queue, leg, 0, DeviceKind::Read { length: 4096 }).unwrap();
+    assert_eq!(flushes(&device.path), before);
+}
+
 #[test]
 fn a_mounted_block_device_is_refused_even_with_overwrite() {
     let place = Place::new();

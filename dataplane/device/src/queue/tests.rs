@@ -311,19 +311,29 @@ fn a_file_that_was_cut_short_fails_instead_of_inventing_data() {
 
 #[test]
 fn a_queue_that_ends_leaves_no_io_behind() {
+    use std::os::unix::fs::FileExt;
     let fixture = file(64 << 20);
-    let mut bench = Bench::new(64);
-    let id = bench.add(&fixture.adopted.device);
-    let leg = bench.leg(&[(id, 0, 60)]);
-    let data = Arc::new(Buffer::copy_of(&pattern(9, 1 << 20)));
-    for index in 0..60 {
-        bench.submit(leg, index << 20, DeviceKind::Write { data: Arc::clone(&data) });
+    let path = fixture._folder.as_ref().unwrap().path().join("device");
+    let plain = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let data = Arc::new(Buffer::copy_of(&[7; 1 << 20]));
+    for _ in 0..5 {
+        let mut bench = Bench::new(64);
+        let id = bench.add(&fixture.adopted.device);
+        let leg = bench.leg(&[(id, 0, 60)]);
+        for index in 0..60 {
+            bench.submit(leg, index << 20, DeviceKind::Write { data: Arc::clone(&data) });
+        }
+        bench.queue.flush_submissions();
+        drop(bench);
+        assert_eq!(Arc::strong_count(&data), 1);
+        assert_eq!(Arc::strong_count(&fixture.adopted.device), 1);
+        // Whatever were still under way would land over this.
+        plain.write_all_at(&vec![9; 60 << 20], 1 << 20).unwrap();
+        plain.sync_all().unwrap();
+        let mut content = vec![0; 60 << 20];
+        plain.read_exact_at(&mut content, 1 << 20).unwrap();
+        assert!(content == vec![9; 60 << 20], "a write landed after its queue had ended");
     }
-    bench.queue.flush_submissions();
-    drop(bench);
-    // Its operations are over: nobody but us refers to the data and the device.
-    assert_eq!(Arc::strong_count(&data), 1);
-    assert_eq!(Arc::strong_count(&fixture.adopted.device), 1);
 }
 
 #[test]
@@ -423,5 +433,58 @@ fn reading_one_block_of_a_file_enters_the_kernel_only_to_submit() {
             break;
         }
         assert!(Instant::now() < deadline, "spinning alone never completes a read");
+    }
+}
+
+#[test]
+fn reactors_share_a_device() {
+    for fixture in [memory(10 << 20), file(10 << 20)] {
+        let device = &fixture.adopted.device;
+        std::thread::scope(|scope| {
+            for reactor in 0..4u64 {
+                scope.spawn(move || {
+                    let mut bench = Bench::new(4);
+                    let id = bench.add(device);
+                    let leg = bench.leg(&[(id, reactor * 2, 2)]);
+                    for round in 0..20 {
+                        let bytes = pattern(reactor * 100 + round, 8192);
+                        bench.write(leg, EXTENT - 4096, &bytes).unwrap();
+                        assert_eq!(&bench.read(leg, EXTENT - 4096, 8192).unwrap()[..], &bytes[..]);
+                    }
+                });
+            }
+        });
+        assert_eq!(Arc::strong_count(device), 1);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn pieces_cover_a_range_byte_for_byte(
+        lengths in proptest::collection::vec(1u64..50, 1..8),
+        from in 0u64..400,
+        wanted in 0u64..400,
+    ) {
+        let mut begin = 0;
+        let mut where_is = Vec::new();
+        let runs: Vec<Run> = lengths
+            .iter()
+            .enumerate()
+            .map(|(slot, length)| {
+                let run = Run { begin, length: *length, slot, position: 1000 * slot as u64 };
+                where_is.extend((0..*length).map(|within| (slot, run.position + within)));
+                begin += length;
+                run
+            })
+            .collect();
+        let offset = from.min(begin);
+        let length = wanted.min(begin - offset);
+        let mut covered = Vec::new();
+        for piece in pieces(&runs, offset, length) {
+            proptest::prop_assert_eq!(piece.at, covered.len() as u64);
+            proptest::prop_assert!(piece.length > 0);
+            covered.extend((0..piece.length).map(|within| (piece.slot, piece.position + within)));
+        }
+        proptest::prop_assert_eq!(&covered[..], &where_is[offset as usize..(offset + length) as usize]);
     }
 }

@@ -157,14 +157,17 @@ impl Session {
     }
 
     fn until(&mut self, reached: impl Fn(&Session) -> bool) -> Result<(), RemoteError> {
-        while !reached(self) {
+        loop {
+            self.exchange()?;
+            if reached(self) {
+                return Ok(());
+            }
             let left = OPEN_MAX.saturating_sub(self.now());
             if left.is_zero() {
                 return Err(RemoteError::Timeout);
             }
-            self.turn(None, left)?;
+            self.sleep(None, left);
         }
-        Ok(())
     }
 
     /// Our namespace, if it is there and good for use.
@@ -231,18 +234,23 @@ impl Session {
             for order in orders {
                 self.take(order);
             }
+            self.exchange()?;
             if is_ended && self.jobs.is_empty() {
                 return Ok(());
             }
-            self.turn(Some(shared), IDLE_MAX)?;
+            self.sleep(Some(shared), IDLE_MAX);
         }
     }
 
-    /// Exchanges bytes, handles what came, sleeps if nothing is left to do.
-    fn turn(&mut self, shared: Option<&Shared>, most: Duration) -> Result<(), RemoteError> {
+    /// Exchanges bytes with the target and handles what came.
+    fn exchange(&mut self) -> Result<(), RemoteError> {
         let now = self.now();
         self.turn_admin(now)?;
-        self.turn_io(now)?;
+        self.turn_io(now)
+    }
+
+    /// Sleeps until there is something to exchange, a deadline is due, or `shared` has orders.
+    fn sleep(&mut self, shared: Option<&Shared>, most: Duration) {
         let deadlines = [
             self.admin.connection.next_deadline(),
             self.attachment.next_deadline(),
@@ -260,7 +268,6 @@ impl Session {
             sources.push((shared.wake.as_fd(), false));
         }
         wait_for(&sources, due.unwrap_or(most).min(most));
-        Ok(())
     }
 
     fn turn_admin(&mut self, now: Duration) -> Result<(), RemoteError> {
