@@ -60,7 +60,8 @@ fn a_missing_token_file_is_named() {
 #[test]
 fn a_reason_that_the_log_cannot_keep_is_refused_before_anything_is_sent() {
     let reason = "x".repeat(2_000);
-    let output = voute(&["--api", "http://127.0.0.1:1", "--reason", &reason, "site", "add", "paris"]);
+    let output =
+        voute(&["--api", "http://127.0.0.1:1", "--reason", &reason, "site", "add", "paris"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(error_of(&output).contains("1024 bytes"), "{}", error_of(&output));
 }
@@ -76,7 +77,19 @@ fn completions_are_printed_for_each_shell() {
 
 #[test]
 fn a_secret_is_not_asked_for_if_its_file_could_not_be_written() {
-    let output = voute(&["--api", "http://127.0.0.1:1", "node", "add", "n", "--site", "s", "--address", "127.0.0.1", "--secret-out", "/nonexistent/secret"]);
+    let output = voute(&[
+        "--api",
+        "http://127.0.0.1:1",
+        "node",
+        "add",
+        "n",
+        "--site",
+        "s",
+        "--address",
+        "127.0.0.1",
+        "--secret-out",
+        "/nonexistent/secret",
+    ]);
     assert_eq!(output.status.code(), Some(1));
     assert!(error_of(&output).contains("/nonexistent"), "{}", error_of(&output));
 }

@@ -46,10 +46,15 @@ fn commands_of_document(text: &str) -> Vec<String> {
 
 fn commands_of_lines(text: &str) -> Vec<String> {
     let pieces: Vec<&str> = text.split("\\\n").map(str::trim_end).collect();
-    let joined = pieces.iter().skip(1).fold(pieces[0].to_owned(), |line, rest| line + " " + rest.trim_start());
-    let lines = joined.lines().map(|line| line.trim().trim_start_matches("$ ").trim_start_matches("sudo "));
+    let joined = pieces
+        .iter()
+        .skip(1)
+        .fold(pieces[0].to_owned(), |line, rest| line + " " + rest.trim_start());
+    let lines =
+        joined.lines().map(|line| line.trim().trim_start_matches("$ ").trim_start_matches("sudo "));
     let after_pipe = lines.flat_map(|line| line.split(" | ").map(str::trim).collect::<Vec<_>>());
-    let begin = |line: &&str| line.starts_with("voute ") || line.starts_with("cargo run --release -- ");
+    let begin =
+        |line: &&str| line.starts_with("voute ") || line.starts_with("cargo run --release -- ");
     after_pipe
         .filter(begin)
         .map(|line| line.replacen("cargo run --release --", "voute", 1))
@@ -62,7 +67,11 @@ fn understood(line: &str) -> Result<(), String> {
     let command = line.split("   ").next().unwrap_or(line);
     match Cli::try_parse_from(shell_words(command)) {
         Ok(_) => Ok(()),
-        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => Ok(()),
+        Err(error)
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(format!("{line}\n{error}")),
     }
 }
@@ -89,7 +98,9 @@ fn every_command_in_the_documents_is_understood() {
         let Ok(text) = std::fs::read_to_string(&document) else { continue };
         for line in commands_of_document(&text) {
             seen += 1;
-            wrong.extend(understood(&line).err().map(|error| format!("{}: {error}", document.display())));
+            wrong.extend(
+                understood(&line).err().map(|error| format!("{}: {error}", document.display())),
+            );
         }
     }
     assert!(seen > 50, "only {seen} commands were found in the documents");
@@ -114,7 +125,9 @@ fn gather_examples(command: &Command, found: &mut Vec<String>) {
 
 #[test]
 fn a_wrong_command_in_a_document_is_noticed() {
-    let found = commands_of_document("text\n```sh\nvoute volume create x --size 10bananas --pool a\n$ voute stauts\n```\n");
+    let found = commands_of_document(
+        "text\n```sh\nvoute volume create x --size 10bananas --pool a\n$ voute stauts\n```\n",
+    );
     assert_eq!(found.len(), 2);
     assert!(found.iter().all(|line| understood(line).is_err()));
 }

@@ -71,7 +71,9 @@ fn hint_line(hint: &str) -> String {
 }
 
 fn recorded_line(sequence: Option<u64>) -> String {
-    sequence.map_or_else(String::new, |number| format!("\n  The refusal is commit {number} of the log."))
+    sequence.map_or_else(String::new, |number| {
+        format!("\n  The refusal is commit {number} of the log.")
+    })
 }
 
 /// One control process, and how to speak to it.
@@ -92,12 +94,17 @@ impl Client {
     /// If the token's file cannot be read, or reason or key are too long for the log.
     pub fn from_options(options: &ApiOptions) -> anyhow::Result<Self> {
         let mut client = Client::new(&options.api, find_token(options.token_file.as_deref())?);
-        let too_long = |text: &Option<String>, limit| text.as_ref().is_some_and(|text| text.len() > limit);
+        let too_long =
+            |text: &Option<String>, limit| text.as_ref().is_some_and(|text| text.len() > limit);
         if too_long(&options.reason, REASON_MAX) {
-            anyhow::bail!("--reason is longer than {REASON_MAX} bytes, the most that the log keeps; say it shorter");
+            anyhow::bail!(
+                "--reason is longer than {REASON_MAX} bytes, the most that the log keeps; say it shorter"
+            );
         }
         if too_long(&options.idempotency_key, IDEMPOTENCY_KEY_MAX) {
-            anyhow::bail!("--idempotency-key is longer than {IDEMPOTENCY_KEY_MAX} bytes; choose a shorter one");
+            anyhow::bail!(
+                "--idempotency-key is longer than {IDEMPOTENCY_KEY_MAX} bytes; choose a shorter one"
+            );
         }
         client.reason.clone_from(&options.reason);
         client.idempotency_key.clone_from(&options.idempotency_key);
@@ -211,7 +218,12 @@ impl Client {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub fn put_aside(&self, method: Method, path: &str, body: &impl Serialize) -> Result<(), ApiError> {
+    pub fn put_aside(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(), ApiError> {
         self.exchange(method, path, &self.encode_body(body)?, None).map(|_| ())
     }
 
@@ -239,11 +251,17 @@ impl Client {
         Ok(())
     }
 
-    fn change(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Changed, ApiError> {
+    fn change(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Changed, ApiError> {
         let joiner = if path.contains('?') { '&' } else { '?' };
         let path = if self.plan { format!("{path}{joiner}plan=true") } else { path.to_owned() };
-        let key = (!self.plan)
-            .then(|| self.idempotency_key.clone().unwrap_or_else(|| CorrelationId::generate().to_string()));
+        let key = (!self.plan).then(|| {
+            self.idempotency_key.clone().unwrap_or_else(|| CorrelationId::generate().to_string())
+        });
         let answer = self.exchange(method, &path, &self.encode_body(body)?, key.as_deref())?;
         self.understand(answer)
     }
@@ -253,25 +271,52 @@ impl Client {
     }
 
     /// One request, repeated while its connection breaks if that cannot do it twice.
-    fn exchange(&self, method: Method, path: &str, body: &Value, key: Option<&str>) -> Result<Value, ApiError> {
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        key: Option<&str>,
+    ) -> Result<Value, ApiError> {
         let repeatable = method == Method::GET || key.is_some();
         let mut attempt = 1;
         loop {
             match self.exchange_once(&method, path, body, key) {
-                Err(ApiError::Unreachable { .. }) if repeatable && attempt < ATTEMPTS_MAX => attempt += 1,
+                Err(ApiError::Unreachable { .. }) if repeatable && attempt < ATTEMPTS_MAX => {
+                    attempt += 1
+                }
                 outcome => return outcome,
             }
         }
     }
 
-    fn exchange_once(&self, method: &Method, path: &str, body: &Value, key: Option<&str>) -> Result<Value, ApiError> {
+    fn exchange_once(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &Value,
+        key: Option<&str>,
+    ) -> Result<Value, ApiError> {
         let builder = self.request(method, path, key);
         let outcome = if body.is_null() {
             let request = builder.body(()).map_err(unsendable)?;
-            self.agent.run(self.agent.configure_request(request).timeout_global(Some(REQUEST_TIME_MAX)).build())
+            self.agent.run(
+                self.agent
+                    .configure_request(request)
+                    .timeout_global(Some(REQUEST_TIME_MAX))
+                    .build(),
+            )
         } else {
-            let request = builder.header("content-type", "application/json").body(body.to_string()).map_err(unsendable)?;
-            self.agent.run(self.agent.configure_request(request).timeout_global(Some(REQUEST_TIME_MAX)).build())
+            let request = builder
+                .header("content-type", "application/json")
+                .body(body.to_string())
+                .map_err(unsendable)?;
+            self.agent.run(
+                self.agent
+                    .configure_request(request)
+                    .timeout_global(Some(REQUEST_TIME_MAX))
+                    .build(),
+            )
         };
         let response = outcome.map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();
@@ -291,7 +336,10 @@ impl Client {
     }
 
     fn request(&self, method: &Method, path: &str, key: Option<&str>) -> http::request::Builder {
-        let mut builder = Request::builder().method(method.clone()).uri(format!("{}{path}", self.api)).header(ORIGIN, "cli");
+        let mut builder = Request::builder()
+            .method(method.clone())
+            .uri(format!("{}{path}", self.api))
+            .header(ORIGIN, "cli");
         if let Some(token) = &self.token {
             builder = builder.header("authorization", format!("Bearer {token}"));
         }
@@ -330,7 +378,11 @@ impl Client {
     fn refusal(&self, status: u16, text: &str) -> ApiError {
         let problem = serde_json::from_str(text).unwrap_or_else(|_| Problem {
             code: format!("http-{status}"),
-            message: format!("{} answered with HTTP status {status}: {}", self.api, first_characters(text)),
+            message: format!(
+                "{} answered with HTTP status {status}: {}",
+                self.api,
+                first_characters(text)
+            ),
             hint: String::new(),
             sequence: None,
         });
@@ -357,7 +409,9 @@ fn first_characters(text: &str) -> String {
 pub fn encode(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte))
+            }
             _ => write!(encoded, "%{byte:02X}").expect("a String takes everything"),
         }
         encoded
@@ -390,7 +444,10 @@ mod tests {
     }
 
     fn answer(status: &str, body: &str) -> String {
-        format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
     }
 
     const CREATED: &str = r#"{"plan":false,"sequence":7,"commit":null,"events":[],"created":"x","repeated":false,"warnings":[]}"#;
@@ -398,11 +455,15 @@ mod tests {
     #[test]
     fn a_broken_connection_repeats_the_request_with_the_same_key() {
         let (api, thread) = server(vec![String::new(), answer("201 Created", CREATED)]);
-        let changed = Client::new(&api, None).post("/v1/sites", &serde_json::json!({"name": "a"})).expect("second attempt");
+        let changed = Client::new(&api, None)
+            .post("/v1/sites", &serde_json::json!({"name": "a"}))
+            .expect("second attempt");
         assert_eq!(changed.sequence, Some(7));
         let requests = thread.join().expect("server");
         let key = |request: &str| {
-            request.lines().find_map(|line| line.to_lowercase().strip_prefix(IDEMPOTENCY_KEY).map(str::to_owned))
+            request.lines().find_map(|line| {
+                line.to_lowercase().strip_prefix(IDEMPOTENCY_KEY).map(str::to_owned)
+            })
         };
         assert!(key(&requests[0]).is_some());
         assert_eq!(key(&requests[0]), key(&requests[1]));
@@ -415,14 +476,18 @@ mod tests {
             r#"{"code":"duplicate-name","message":"site a exists","hint":"Choose.","sequence":9}"#,
         )]);
         let error = Client::new(&api, None).get_value("/v1/sites/a").expect_err("refused");
-        assert_eq!(error.to_string(), "site a exists\n  Choose.\n  The refusal is commit 9 of the log.");
+        assert_eq!(
+            error.to_string(),
+            "site a exists\n  Choose.\n  The refusal is commit 9 of the log."
+        );
         thread.join().expect("server");
     }
 
     #[test]
     fn an_unknown_token_says_where_tokens_are() {
         let (api, thread) = server(vec![answer("401 Unauthorized", "")]);
-        let error = Client::new(&api, Some("wrong".into())).get_value("/v1/status").expect_err("refused");
+        let error =
+            Client::new(&api, Some("wrong".into())).get_value("/v1/status").expect_err("refused");
         assert!(error.to_string().contains("admin.token"), "{error}");
         thread.join().expect("server");
     }
@@ -437,7 +502,9 @@ mod tests {
 
     #[test]
     fn nobody_at_the_address_is_told_with_what_to_do() {
-        let error = Client::new("http://127.0.0.1:1", None).get_value("/v1/status").expect_err("port 1 is closed");
+        let error = Client::new("http://127.0.0.1:1", None)
+            .get_value("/v1/status")
+            .expect_err("port 1 is closed");
         assert!(error.to_string().contains("VOUTE_API"), "{error}");
         let error = Client::new("not a url", None).get_value("/v1/status").expect_err("no URL");
         assert!(matches!(error, ApiError::Unsendable(_)), "{error:?}");

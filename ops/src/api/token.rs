@@ -29,9 +29,14 @@ pub fn find_token(named: Option<&Path>) -> anyhow::Result<Option<String>> {
 }
 
 fn usual_files() -> Vec<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
+    };
     let own = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
-    own.map(|folder| folder.join("voute/token")).into_iter().chain([PathBuf::from(PACKAGED)]).collect()
+    own.map(|folder| folder.join("voute/token"))
+        .into_iter()
+        .chain([PathBuf::from(PACKAGED)])
+        .collect()
 }
 
 /// Reads a token, or a node's secret, from a file of one line.
@@ -42,7 +47,12 @@ pub fn read_token(file: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     std::fs::File::open(file)
         .and_then(|opened| opened.take(TOKEN_BYTES_MAX).read_to_string(&mut text))
-        .with_context(|| format!("cannot read {}; name a file that holds the token and that you may read", file.display()))?;
+        .with_context(|| {
+            format!(
+                "cannot read {}; name a file that holds the token and that you may read",
+                file.display()
+            )
+        })?;
     check(text.trim(), &file.display().to_string())
 }
 

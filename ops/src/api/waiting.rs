@@ -73,11 +73,17 @@ struct Progress {
 
 impl Progress {
     fn new(what: &str) -> Self {
-        Progress { what: what.to_owned(), terminal: std::io::stderr().is_terminal(), last: String::new(), shown: None }
+        Progress {
+            what: what.to_owned(),
+            terminal: std::io::stderr().is_terminal(),
+            last: String::new(),
+            shown: None,
+        }
     }
 
     fn show(&mut self, words: &str) {
-        let soon = !self.terminal && self.shown.is_some_and(|shown| shown.elapsed() < Duration::from_secs(1));
+        let soon = !self.terminal
+            && self.shown.is_some_and(|shown| shown.elapsed() < Duration::from_secs(1));
         if words == self.last || soon {
             return;
         }

@@ -20,7 +20,9 @@ pub enum InvalidLocator {
     #[error(transparent)]
     Size(#[from] InvalidSize),
     /// An address that cannot be read.
-    #[error("{text:?} is no address: write an IP address and a port, for example 192.0.2.10:4420 ({cause})")]
+    #[error(
+        "{text:?} is no address: write an IP address and a port, for example 192.0.2.10:4420 ({cause})"
+    )]
     Address {
         /// As given.
         text: String,
@@ -59,16 +61,23 @@ fn parse_file(rest: &str) -> Result<Locator, InvalidLocator> {
 }
 
 fn absolute(path: &str) -> Result<String, InvalidLocator> {
-    if path.starts_with('/') { Ok(path.to_owned()) } else { Err(InvalidLocator::RelativePath(path.to_owned())) }
+    if path.starts_with('/') {
+        Ok(path.to_owned())
+    } else {
+        Err(InvalidLocator::RelativePath(path.to_owned()))
+    }
 }
 
 fn parse_remote(rest: &str) -> Result<Locator, InvalidLocator> {
     let mut parts = rest.splitn(3, '/');
-    let (Some(address), Some(subsystem), Some(namespace)) = (parts.next(), parts.next(), parts.next()) else {
+    let (Some(address), Some(subsystem), Some(namespace)) =
+        (parts.next(), parts.next(), parts.next())
+    else {
         return Err(InvalidLocator::Form(format!("nvme://{rest}")));
     };
-    let address: SocketAddr =
-        address.parse().map_err(|cause| InvalidLocator::Address { text: address.to_owned(), cause })?;
+    let address: SocketAddr = address
+        .parse()
+        .map_err(|cause| InvalidLocator::Address { text: address.to_owned(), cause })?;
     let digits: String = namespace.chars().filter(|character| *character != '-').collect();
     if digits.len() != 32 || !digits.chars().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(InvalidLocator::Namespace(namespace.to_owned()));
@@ -120,7 +129,15 @@ mod tests {
 
     #[test]
     fn a_locator_that_the_node_could_not_open_is_refused() {
-        for text in ["", "/dev/sda", "block:sda", "file:a.img", "memory:", "nvme://host/x", "nvme://1.2.3.4:1/n/zz"] {
+        for text in [
+            "",
+            "/dev/sda",
+            "block:sda",
+            "file:a.img",
+            "memory:",
+            "nvme://host/x",
+            "nvme://1.2.3.4:1/n/zz",
+        ] {
             assert!(parse_locator(text).is_err(), "{text}");
         }
     }

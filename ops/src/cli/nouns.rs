@@ -36,7 +36,9 @@ pub enum SiteVerb {
         site: String,
     },
     /// Tell what happens at a site, as a UPS or a fire alarm would
-    #[command(after_help = "Example:\n  voute site signal paris power-lost --detail 'UPS on battery for 5 minutes'")]
+    #[command(
+        after_help = "Example:\n  voute site signal paris power-lost --detail 'UPS on battery for 5 minutes'"
+    )]
     Signal {
         /// Name or id.
         site: String,
@@ -238,7 +240,10 @@ A device that is in use or holds a file system, a partition table or a foreign h
 #[derive(Subcommand, Debug)]
 pub enum PoolVerb {
     /// Create a pool at a site
-    #[command(visible_alias = "add", after_help = "Example:\n  voute pool create paris --site paris")]
+    #[command(
+        visible_alias = "add",
+        after_help = "Example:\n  voute pool create paris --site paris"
+    )]
     Create {
         /// Its name.
         name: Name,
@@ -316,7 +321,9 @@ Examples:
         force: bool,
     },
     /// Move a volume's ownership to its other site, without an error to its hosts
-    #[command(after_help = "Example:\n  voute volume move db --to lyon --reason 'power works in Paris'")]
+    #[command(
+        after_help = "Example:\n  voute volume move db --to lyon --reason 'power works in Paris'"
+    )]
     Move {
         /// Name or id.
         volume: String,
@@ -526,7 +533,9 @@ impl From<Mode> for FailoverMode {
 #[derive(Subcommand, Debug)]
 pub enum FailoverVerb {
     /// Leave a site: everything that it owns goes to its other side, as far as that can take over
-    #[command(after_help = "Example:\n  voute failover start paris --observed 'smoke in the machine room' --condition fire")]
+    #[command(
+        after_help = "Example:\n  voute failover start paris --observed 'smoke in the machine room' --condition fire"
+    )]
     Start {
         /// The site to leave, by name or id.
         site: String,
@@ -550,7 +559,9 @@ pub enum FailoverVerb {
 #[derive(Subcommand, Debug)]
 pub enum EventVerb {
     /// Print events as they are committed, until Ctrl-C
-    #[command(after_help = "Examples:\n  voute event follow\n  voute event follow --from 1 -o json")]
+    #[command(
+        after_help = "Examples:\n  voute event follow\n  voute event follow --from 1 -o json"
+    )]
     Follow {
         /// Begin with this commit; with the next one to come when left out.
         #[arg(long, value_name = "NUMBER")]
@@ -562,13 +573,11 @@ pub enum EventVerb {
 #[derive(Subcommand, Debug)]
 pub enum AuditVerb {
     /// List commits: who, what, when, why, and what came of it
-    #[command(
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   voute audit list --entity db
   voute audit list --outcome refused --from 1000
-  voute audit list --command OwnerMoved -o csv"
-    )]
+  voute audit list --command OwnerMoved -o csv")]
     List {
         /// Lowest number.
         #[arg(long, value_name = "NUMBER")]
@@ -617,7 +626,10 @@ pub enum OutcomeFilter {
 #[derive(Subcommand, Debug)]
 pub enum CredentialVerb {
     /// Issue a bearer token; it is printed once
-    #[command(visible_alias = "create", after_help = "Example:\n  voute credential issue monitoring --role viewer")]
+    #[command(
+        visible_alias = "create",
+        after_help = "Example:\n  voute credential issue monitoring --role viewer"
+    )]
     Issue {
         /// Its name, which stands in the log as the actor: no personal data.
         name: Name,
@@ -665,7 +677,9 @@ impl From<RoleOfCredential> for Role {
 #[derive(Subcommand, Debug)]
 pub enum SecretVerb {
     /// Keep a CHAP secret, read from a file or from standard input
-    #[command(after_help = "Examples:\n  voute secret put app2 --from-file /root/app2.chap\n  pwgen -s 16 1 | voute secret put app2")]
+    #[command(
+        after_help = "Examples:\n  voute secret put app2 --from-file /root/app2.chap\n  pwgen -s 16 1 | voute secret put app2"
+    )]
     Put {
         /// Its name, to which hosts refer.
         name: Name,

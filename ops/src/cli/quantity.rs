@@ -9,7 +9,9 @@ pub enum InvalidSize {
     #[error("{0:?} is no size: write a number and a unit, for example 512MiB, 10GiB or 1TiB")]
     Text(String),
     /// An unknown unit.
-    #[error("{0:?} is no unit of size: use B, KiB, MiB, GiB or TiB (powers of 1024), or KB, MB, GB or TB (powers of 1000)")]
+    #[error(
+        "{0:?} is no unit of size: use B, KiB, MiB, GiB or TiB (powers of 1024), or KB, MB, GB or TB (powers of 1000)"
+    )]
     Unit(String),
     /// Above 2^63.
     #[error("{0:?} is more than 8 EiB")]
@@ -22,9 +24,12 @@ pub enum InvalidSize {
 /// [`InvalidSize`] says what is wrong with the text.
 pub fn parse_size(text: &str) -> Result<u64, InvalidSize> {
     let trimmed = text.trim();
-    let split = trimmed.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(trimmed.len());
+    let split = trimmed
+        .find(|character: char| !character.is_ascii_digit() && character != '.')
+        .unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(split);
-    let factor = unit_bytes(unit.trim()).ok_or_else(|| InvalidSize::Unit(unit.trim().to_owned()))?;
+    let factor =
+        unit_bytes(unit.trim()).ok_or_else(|| InvalidSize::Unit(unit.trim().to_owned()))?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let invalid = || InvalidSize::Text(text.to_owned());
     if whole.is_empty() || fraction.contains('.') || fraction.len() > 9 || number.ends_with('.') {
@@ -32,8 +37,14 @@ pub fn parse_size(text: &str) -> Result<u64, InvalidSize> {
     }
     let scale = 10_u128.pow(u32::try_from(fraction.len()).expect("at most 9 digits"));
     let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| invalid())?;
-    let bytes = digits.checked_mul(u128::from(factor)).ok_or_else(|| InvalidSize::TooLarge(text.to_owned()))? / scale;
-    u64::try_from(bytes).ok().filter(|bytes| *bytes < 1 << 63).ok_or_else(|| InvalidSize::TooLarge(text.to_owned()))
+    let bytes = digits
+        .checked_mul(u128::from(factor))
+        .ok_or_else(|| InvalidSize::TooLarge(text.to_owned()))?
+        / scale;
+    u64::try_from(bytes)
+        .ok()
+        .filter(|bytes| *bytes < 1 << 63)
+        .ok_or_else(|| InvalidSize::TooLarge(text.to_owned()))
 }
 
 fn unit_bytes(unit: &str) -> Option<u64> {
@@ -79,7 +90,8 @@ pub struct InvalidDuration(String);
 /// [`InvalidDuration`] for anything else.
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     let trimmed = text.trim();
-    let split = trimmed.find(|character: char| !character.is_ascii_digit()).unwrap_or(trimmed.len());
+    let split =
+        trimmed.find(|character: char| !character.is_ascii_digit()).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(split);
     let invalid = || InvalidDuration(text.to_owned());
     let count: u64 = number.parse().map_err(|_| invalid())?;
@@ -109,7 +121,9 @@ mod tests {
 
     #[test]
     fn an_absurd_size_is_refused_with_what_to_write() {
-        for text in ["", "GiB", "-1GiB", "1..5GiB", "1.GiB", "99999999999999999999999999999999999999999TiB"] {
+        for text in
+            ["", "GiB", "-1GiB", "1..5GiB", "1.GiB", "99999999999999999999999999999999999999999TiB"]
+        {
             assert!(parse_size(text).is_err(), "{text}");
         }
         assert_eq!(parse_size("9000000TiB"), Err(InvalidSize::TooLarge("9000000TiB".into())));

@@ -91,9 +91,9 @@ pub struct ControlArguments {
     /// Name of this process's log site, which signs checkpoints.
     #[arg(long, value_name = "NAME", default_value = "log")]
     pub log_site: Name,
-    /// End with the process that started this one.
-    #[arg(long, hide = true)]
-    pub end_with_parent: bool,
+    /// End with the process that started this one, which has this number.
+    #[arg(long, hide = true, value_name = "PROCESS")]
+    pub end_with_parent: Option<u32>,
 }
 
 /// `voute node`, without a verb: run one.
@@ -120,9 +120,9 @@ pub struct NodeRunArguments {
     /// How long an idle reactor polls before it sleeps, microseconds.
     #[arg(long, value_name = "MICROSECONDS", requires = "id")]
     pub spin_us: Option<u64>,
-    /// End with the process that started this one.
-    #[arg(long, hide = true, requires = "id")]
-    pub end_with_parent: bool,
+    /// End with the process that started this one, which has this number.
+    #[arg(long, hide = true, requires = "id", value_name = "PROCESS")]
+    pub end_with_parent: Option<u32>,
 }
 
 /// `voute up`.

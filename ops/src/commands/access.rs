@@ -10,7 +10,9 @@ use std::io::Read;
 use std::path::Path;
 use ureq::http::Method;
 use voute_control::api::answers::{CredentialView, PolicyView, SecretNames};
-use voute_control::api::requests::{ChangePolicy, CreateCredential, CreatePolicy, PutSecret, Rules};
+use voute_control::api::requests::{
+    ChangePolicy, CreateCredential, CreatePolicy, PutSecret, Rules,
+};
 
 /// More than any CHAP secret, bytes.
 const SECRET_BYTES_MAX: u64 = 1_024;
@@ -24,11 +26,15 @@ impl Session<'_> {
                 self.report(&changed, &format!("policy {name} created"))?;
             }
             PolicyVerb::Change { policy, rules } => {
-                let changed = self.client.put(&item("policies", &policy), &ChangePolicy { rules: as_rules(rules) })?;
+                let changed = self
+                    .client
+                    .put(&item("policies", &policy), &ChangePolicy { rules: as_rules(rules) })?;
                 self.report(&changed, &format!("policy {policy} changed"))?;
             }
             PolicyVerb::List => self.print_list::<PolicyView>("/v1/policies")?,
-            PolicyVerb::Show { policy } => self.print_one::<PolicyView>(&item("policies", &policy))?,
+            PolicyVerb::Show { policy } => {
+                self.print_one::<PolicyView>(&item("policies", &policy))?
+            }
             PolicyVerb::Remove { policy } => {
                 let changed = self.client.delete(&item("policies", &policy))?;
                 self.report(&changed, &format!("policy {policy} removed"))?;
@@ -49,7 +55,10 @@ impl Session<'_> {
                     changed.secret = None;
                 }
                 let committed = self.report(&changed, &format!("credential {name} issued"))?;
-                if committed && changed.secret.is_some() && self.options.output != OutputFormat::Json {
+                if committed
+                    && changed.secret.is_some()
+                    && self.options.output != OutputFormat::Json
+                {
                     line(&format!("token  {token}   (shown this once)"));
                 }
             }
@@ -63,11 +72,18 @@ impl Session<'_> {
     }
 
     pub(super) fn secret(&self, verb: SecretVerb) -> anyhow::Result<()> {
-        anyhow::ensure!(!self.client.plans(), "secrets are not in the log, so there is nothing to plan; leave out --plan");
+        anyhow::ensure!(
+            !self.client.plans(),
+            "secrets are not in the log, so there is nothing to plan; leave out --plan"
+        );
         match verb {
             SecretVerb::Put { name, from_file } => {
                 let secret = read_secret(from_file.as_deref())?;
-                self.client.put_aside(Method::PUT, &item("secrets", name.as_str()), &PutSecret { secret })?;
+                self.client.put_aside(
+                    Method::PUT,
+                    &item("secrets", name.as_str()),
+                    &PutSecret { secret },
+                )?;
                 line(&format!("secret {name} kept"));
             }
             SecretVerb::List => {
@@ -75,12 +91,19 @@ impl Session<'_> {
                 match self.options.output {
                     OutputFormat::Json => print_json(&names)?,
                     OutputFormat::Csv | OutputFormat::Table => {
-                        print_table(&["name"], &names.names.into_iter().map(|name| vec![name]).collect::<Vec<_>>());
+                        print_table(
+                            &["name"],
+                            &names.names.into_iter().map(|name| vec![name]).collect::<Vec<_>>(),
+                        );
                     }
                 }
             }
             SecretVerb::Remove { name } => {
-                self.client.put_aside(Method::DELETE, &item("secrets", name.as_str()), &serde_json::Value::Null)?;
+                self.client.put_aside(
+                    Method::DELETE,
+                    &item("secrets", name.as_str()),
+                    &serde_json::Value::Null,
+                )?;
                 line(&format!("secret {name} forgotten"));
             }
         }
@@ -103,7 +126,9 @@ fn read_secret(file: Option<&Path>) -> anyhow::Result<String> {
     match file {
         Some(file) => std::fs::File::open(file)
             .and_then(|opened| opened.take(SECRET_BYTES_MAX).read_to_string(&mut text))
-            .with_context(|| format!("cannot read {}; name a file that you may read", file.display()))?,
+            .with_context(|| {
+                format!("cannot read {}; name a file that you may read", file.display())
+            })?,
         None => std::io::stdin()
             .take(SECRET_BYTES_MAX)
             .read_to_string(&mut text)

@@ -2,14 +2,16 @@
 
 use super::{Session, check_secret_file, item, reference, write_secret};
 use crate::api::waiting::{Step, wait_for};
+use crate::cli::OutputFormat;
 use crate::cli::nouns::{DeviceVerb, NodeVerb, PoolVerb, PortalArguments, SiteVerb};
 use crate::cli::quantity::show_size;
-use crate::cli::OutputFormat;
 use crate::print::line;
 use anyhow::Context;
 use std::net::SocketAddr;
 use voute_control::api::answers::{DeviceView, NodeView, PoolView, SiteView};
-use voute_control::api::requests::{ChangeNodePortals, CreateDevice, CreateNode, CreatePool, CreateSite, SignalSite};
+use voute_control::api::requests::{
+    ChangeNodePortals, CreateDevice, CreateNode, CreatePool, CreateSite, SignalSite,
+};
 use voute_schemas::place::Portals;
 
 /// Ports when only an address is given.
@@ -21,7 +23,9 @@ impl Session<'_> {
     pub(super) fn site(&self, verb: SiteVerb) -> anyhow::Result<()> {
         match verb {
             SiteVerb::Add { name, kind } => {
-                let changed = self.client.post("/v1/sites", &CreateSite { name: name.clone(), kind: kind.into() })?;
+                let changed = self
+                    .client
+                    .post("/v1/sites", &CreateSite { name: name.clone(), kind: kind.into() })?;
                 self.report(&changed, &format!("site {name} added"))?;
             }
             SiteVerb::List => self.print_list::<SiteView>("/v1/sites")?,
@@ -32,7 +36,8 @@ impl Session<'_> {
             }
             SiteVerb::Signal { site, condition, detail } => {
                 let body = SignalSite { condition: condition.into(), detail };
-                let changed = self.client.post(&format!("{}/signal", item("sites", &site)), &body)?;
+                let changed =
+                    self.client.post(&format!("{}/signal", item("sites", &site)), &body)?;
                 self.report(&changed, &format!("site {site} is now {:?}", body.condition))?;
             }
         }
@@ -44,7 +49,8 @@ impl Session<'_> {
             NodeVerb::Add { name, site, portals, secret_out } => {
                 check_secret_file(secret_out.as_deref())?;
                 let Portals { nvme, iscsi, link } = resolve_portals(&portals)?;
-                let body = CreateNode { name: name.clone(), site: reference(&site), nvme, iscsi, link };
+                let body =
+                    CreateNode { name: name.clone(), site: reference(&site), nvme, iscsi, link };
                 let changed = self.client.post("/v1/nodes", &body)?;
                 let secret = changed.secret.clone().unwrap_or_default();
                 let mut shown = changed;
@@ -59,7 +65,9 @@ impl Session<'_> {
                     let file = match &secret_out {
                         Some(file) => file.display().to_string(),
                         None => {
-                            line(&format!("secret  {secret}   (shown this once; put it into a file with mode 0600)"));
+                            line(&format!(
+                                "secret  {secret}   (shown this once; put it into a file with mode 0600)"
+                            ));
                             "SECRET-FILE".to_owned()
                         }
                     };
@@ -73,7 +81,8 @@ impl Session<'_> {
             NodeVerb::Show { node } => self.print_one::<NodeView>(&item("nodes", &node))?,
             NodeVerb::Portals { node, portals } => {
                 let body = ChangeNodePortals { portals: resolve_portals(&portals)? };
-                let changed = self.client.put(&format!("{}/portals", item("nodes", &node)), &body)?;
+                let changed =
+                    self.client.put(&format!("{}/portals", item("nodes", &node)), &body)?;
                 self.report(&changed, &format!("node {node} listens elsewhere"))?;
             }
             NodeVerb::Remove { node } => {
@@ -87,7 +96,8 @@ impl Session<'_> {
     pub(super) fn pool(&self, verb: PoolVerb) -> anyhow::Result<()> {
         match verb {
             PoolVerb::Create { name, site, extent } => {
-                let body = CreatePool { name: name.clone(), site: reference(&site), extent_bytes: extent };
+                let body =
+                    CreatePool { name: name.clone(), site: reference(&site), extent_bytes: extent };
                 let changed = self.client.post("/v1/pools", &body)?;
                 self.report(&changed, &format!("pool {name} created"))?;
             }
@@ -104,8 +114,13 @@ impl Session<'_> {
     pub(super) fn device(&self, verb: DeviceVerb) -> anyhow::Result<()> {
         match verb {
             DeviceVerb::Add { name, node, pool, locator, overwrite } => {
-                let body =
-                    CreateDevice { name: name.clone(), node: reference(&node), pool: reference(&pool), locator, overwrite };
+                let body = CreateDevice {
+                    name: name.clone(),
+                    node: reference(&node),
+                    pool: reference(&pool),
+                    locator,
+                    overwrite,
+                };
                 let changed = self.client.post("/v1/devices", &body)?;
                 let committed = self.report(&changed, &format!("device {name} added"))?;
                 if committed && self.options.waits() {
@@ -114,7 +129,9 @@ impl Session<'_> {
                 }
             }
             DeviceVerb::List => self.print_list::<DeviceView>("/v1/devices")?,
-            DeviceVerb::Show { device } => self.print_one::<DeviceView>(&item("devices", &device))?,
+            DeviceVerb::Show { device } => {
+                self.print_one::<DeviceView>(&item("devices", &device))?
+            }
             DeviceVerb::Remove { device } => {
                 let changed = self.client.delete(&item("devices", &device))?;
                 self.report(&changed, &format!("device {device} removed"))?;
@@ -125,11 +142,20 @@ impl Session<'_> {
 
     fn wait_until_adopted(&self, which: &str, name: &str) -> anyhow::Result<()> {
         let what = format!("adoption of {name}");
-        let view: DeviceView =
-            wait_for(&self.client, &item("devices", which), self.options.wait_timeout, &what, judge_adoption)?;
+        let view: DeviceView = wait_for(
+            &self.client,
+            &item("devices", which),
+            self.options.wait_timeout,
+            &what,
+            judge_adoption,
+        )?;
         if self.options.output != OutputFormat::Json {
             let pool: PoolView = self.client.get(&item("pools", &view.pool.id))?;
-            line(&format!("device {name} adopted, pool {} now has {} free", pool.name, show_size(pool.free_bytes)));
+            line(&format!(
+                "device {name} adopted, pool {} now has {} free",
+                pool.name,
+                show_size(pool.free_bytes)
+            ));
         }
         Ok(())
     }
@@ -149,7 +175,9 @@ pub(crate) fn judge_adoption(view: &DeviceView) -> Step {
 
 /// The three addresses of a node: those given, else the usual ports of its one address.
 fn resolve_portals(arguments: &PortalArguments) -> anyhow::Result<Portals> {
-    let or_usual = |given: Option<SocketAddr>, port| given.or(arguments.address.map(|address| SocketAddr::new(address, port)));
+    let or_usual = |given: Option<SocketAddr>, port| {
+        given.or(arguments.address.map(|address| SocketAddr::new(address, port)))
+    };
     let complete = "give --address, or each of --nvme, --iscsi and --link";
     Ok(Portals {
         nvme: or_usual(arguments.nvme, NVME_PORT).context(complete)?,

@@ -5,7 +5,6 @@ mod inventory;
 pub mod trail;
 mod volumes;
 
-
 pub(crate) use inventory::judge_adoption;
 pub(crate) use volumes::{judge_moved, judge_resynced, judge_served};
 
@@ -82,23 +81,36 @@ impl Session<'_> {
             }
             return Ok(());
         }
-        let commit = changed.sequence.map_or_else(String::new, |number| format!(" (commit {number})"));
-        let repeated = if changed.repeated { ", as an earlier command with this idempotency key did" } else { "" };
+        let commit =
+            changed.sequence.map_or_else(String::new, |number| format!(" (commit {number})"));
+        let repeated = if changed.repeated {
+            ", as an earlier command with this idempotency key did"
+        } else {
+            ""
+        };
         line(&format!("{done}{commit}{repeated}"));
         Ok(())
     }
 
     /// Prints a list as the options say.
-    fn print_list<T: table::Row + serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<()> {
+    fn print_list<T: table::Row + serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<()> {
         table::print_list::<T>(self.client.list(path)?, self.options.output)
     }
 
     /// Prints one thing as a list of one, or as JSON.
-    fn print_one<T: table::Row + serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<()> {
+    fn print_one<T: table::Row + serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<()> {
         let value = self.client.get_value(path)?;
         match self.options.output {
             OutputFormat::Json => table::print_json(&value),
-            OutputFormat::Table | OutputFormat::Csv => table::print_list::<T>(vec![value], self.options.output),
+            OutputFormat::Table | OutputFormat::Csv => {
+                table::print_list::<T>(vec![value], self.options.output)
+            }
         }
     }
 }
@@ -124,7 +136,12 @@ pub(crate) fn write_secret(file: &Path, secret: &str) -> anyhow::Result<()> {
             writeln!(opened, "{secret}")?;
             opened.sync_all()
         })
-        .with_context(|| format!("cannot write the secret to {}; name a new file in a folder that you may write", file.display()))
+        .with_context(|| {
+            format!(
+                "cannot write the secret to {}; name a new file in a folder that you may write",
+                file.display()
+            )
+        })
 }
 
 /// Refuses, before anything is asked for, a file that a secret could not be written to afterwards:
@@ -132,7 +149,8 @@ pub(crate) fn write_secret(file: &Path, secret: &str) -> anyhow::Result<()> {
 fn check_secret_file(file: Option<&Path>) -> anyhow::Result<()> {
     let Some(file) = file else { return Ok(()) };
     anyhow::ensure!(!file.exists(), "{} exists; name a new file for the secret", file.display());
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     anyhow::ensure!(folder.is_dir(), "{} is no folder; create it first", folder.display());
     Ok(())
 }

@@ -39,7 +39,8 @@ impl TrailRow {
 }
 
 impl Row for TrailRow {
-    const HEADINGS: &'static [&'static str] = &["commit", "when", "who", "by", "command", "what", "why"];
+    const HEADINGS: &'static [&'static str] =
+        &["commit", "when", "who", "by", "command", "what", "why"];
     fn cells(&self) -> Vec<String> {
         self.cells.clone()
     }
@@ -53,12 +54,22 @@ impl Session<'_> {
             OutputFormat::Csv => return print_rows(&status.sites, OutputFormat::Csv),
             OutputFormat::Table => {}
         }
-        let by_health: Vec<String> =
-            status.volumes_by_health.iter().map(|(health, count)| format!("{count} {health}")).collect();
+        let by_health: Vec<String> = status
+            .volumes_by_health
+            .iter()
+            .map(|(health, count)| format!("{count} {health}"))
+            .collect();
         print_facts(&[
             ("health", status.health.clone()),
             ("log head", status.head.to_string()),
-            ("volumes", format!("{} ({})", status.volumes, if by_health.is_empty() { "none".to_owned() } else { by_health.join(", ") })),
+            (
+                "volumes",
+                format!(
+                    "{} ({})",
+                    status.volumes,
+                    if by_health.is_empty() { "none".to_owned() } else { by_health.join(", ") }
+                ),
+            ),
             ("fail over by themselves", status.volumes_armed.to_string()),
             ("software", status.software.clone()),
         ]);
@@ -73,7 +84,8 @@ impl Session<'_> {
         match verb {
             FailoverVerb::Start { site, observed, condition } => {
                 let body = FailOverSite { observed, condition: condition.map(Into::into) };
-                let changed = self.client.post(&format!("{}/failover", item("sites", &site)), &body)?;
+                let changed =
+                    self.client.post(&format!("{}/failover", item("sites", &site)), &body)?;
                 let committed = self.report(&changed, &format!("failover of {site} decided"))?;
                 if let (true, true, Some(id)) = (committed, self.options.waits(), changed.created) {
                     self.wait_for_failover(&id, &site)?;
@@ -87,10 +99,16 @@ impl Session<'_> {
 
     fn wait_for_failover(&self, id: &str, site: &str) -> anyhow::Result<()> {
         let what = format!("failover of {site}");
-        wait_for(&self.client, &item("failovers", id), self.options.wait_timeout, &what, |view: &FailoverView| match view.phases {
-            Some(_) => Step::Done,
-            None => Step::Going("new owners are opening".to_owned()),
-        })?;
+        wait_for(
+            &self.client,
+            &item("failovers", id),
+            self.options.wait_timeout,
+            &what,
+            |view: &FailoverView| match view.phases {
+                Some(_) => Step::Done,
+                None => Step::Going("new owners are opening".to_owned()),
+            },
+        )?;
         if self.options.output == OutputFormat::Json { Ok(()) } else { self.show_failover(id) }
     }
 
@@ -101,7 +119,11 @@ impl Session<'_> {
         }
         let view: FailoverView = self.client.get(&path)?;
         print_facts(&failover_facts(&view));
-        let names = if view.evidence.left_behind.is_empty() { Names::default() } else { Names::load(&self.client)? };
+        let names = if view.evidence.left_behind.is_empty() {
+            Names::default()
+        } else {
+            Names::load(&self.client)?
+        };
         for left in &view.evidence.left_behind {
             line(&format!("left behind: {}: {}", names.of(&left.group), plain(&left.cause)));
         }
@@ -110,8 +132,13 @@ impl Session<'_> {
 
     pub(super) fn event(&self, verb: EventVerb) -> anyhow::Result<()> {
         let EventVerb::Follow { from } = verb;
-        let path = from.map_or_else(|| "/v1/feed".to_owned(), |number| format!("/v1/feed?from={number}"));
-        let mut names = if self.options.output == OutputFormat::Json { Names::default() } else { Names::load(&self.client)? };
+        let path =
+            from.map_or_else(|| "/v1/feed".to_owned(), |number| format!("/v1/feed?from={number}"));
+        let mut names = if self.options.output == OutputFormat::Json {
+            Names::default()
+        } else {
+            Names::load(&self.client)?
+        };
         self.client.follow(&path, |data| {
             match (self.options.output, serde_json::from_str::<CommitView>(data)) {
                 (OutputFormat::Json, _) | (_, Err(_)) => line(&plain(data)),
@@ -122,7 +149,9 @@ impl Session<'_> {
             }
             true
         })?;
-        bail!("the control plane ended the stream\n  Follow it on with `voute event follow --from NUMBER`.")
+        bail!(
+            "the control plane ended the stream\n  Follow it on with `voute event follow --from NUMBER`."
+        )
     }
 
     pub(super) fn audit(&self, verb: AuditVerb) -> anyhow::Result<()> {
@@ -132,17 +161,21 @@ impl Session<'_> {
                     OutcomeFilter::Accepted => "accepted".to_owned(),
                     OutcomeFilter::Refused => "refused".to_owned(),
                 });
-                let query = AuditQuery { from, to, actor, command, outcome, entity, text, limit: None };
+                let query =
+                    AuditQuery { from, to, actor, command, outcome, entity, text, limit: None };
                 self.print_commits(&read_trail(&self.client, query, limit)?)
             }
             AuditVerb::Show { number } => {
-                let query = AuditQuery { from: Some(number), to: Some(number), ..AuditQuery::default() };
+                let query =
+                    AuditQuery { from: Some(number), to: Some(number), ..AuditQuery::default() };
                 let found = read_trail(&self.client, query, 1)?;
                 let view = found.first().with_context(|| {
                     format!("the log has no commit {number}; `voute status` tells its head")
                 })?;
                 match self.options.output {
-                    OutputFormat::Table => print_facts(&commit_facts(view, &Names::load(&self.client)?)),
+                    OutputFormat::Table => {
+                        print_facts(&commit_facts(view, &Names::load(&self.client)?))
+                    }
                     OutputFormat::Json => print_json(view)?,
                     OutputFormat::Csv => self.print_commits(&found)?,
                 }
@@ -182,7 +215,11 @@ impl Session<'_> {
 ///
 /// # Errors
 /// Whatever the API refuses.
-pub fn read_trail(client: &Client, mut query: AuditQuery, limit: usize) -> anyhow::Result<Vec<CommitView>> {
+pub fn read_trail(
+    client: &Client,
+    mut query: AuditQuery,
+    limit: usize,
+) -> anyhow::Result<Vec<CommitView>> {
     let mut found = Vec::new();
     while found.len() < limit {
         query.limit = Some((limit - found.len()).min(LIST_MAX));
@@ -212,7 +249,8 @@ fn query_string(query: &AuditQuery) -> anyhow::Result<String> {
 #[must_use]
 pub fn trail_line(view: &CommitView, names: &Names) -> String {
     let commit = &view.commit;
-    let why = if commit.reason.is_empty() { String::new() } else { format!(" [{}]", commit.reason) };
+    let why =
+        if commit.reason.is_empty() { String::new() } else { format!(" [{}]", commit.reason) };
     format!(
         "{:>5}  {}  {}: {}{why}",
         commit.sequence,
@@ -261,7 +299,10 @@ fn failover_facts(view: &FailoverView) -> Vec<(&'static str, String)> {
             ("commit took", format!("{} ms", phases.commit_ms)),
             ("lease wait", format!("{} ms", phases.lease_wait_ms)),
             ("opening", format!("{} ms", phases.open_ms)),
-            ("first host I/O", phases.first_io_ms.map_or_else(|| "-".to_owned(), |taken| format!("{taken} ms"))),
+            (
+                "first host I/O",
+                phases.first_io_ms.map_or_else(|| "-".to_owned(), |taken| format!("{taken} ms")),
+            ),
         ]);
     }
     facts
@@ -287,7 +328,8 @@ mod tests {
 
     #[test]
     fn a_query_holds_only_what_was_asked_and_escapes_it() {
-        let query = AuditQuery { from: Some(3), text: Some("a&b c".into()), ..AuditQuery::default() };
+        let query =
+            AuditQuery { from: Some(3), text: Some("a&b c".into()), ..AuditQuery::default() };
         assert_eq!(query_string(&query).expect("plain fields"), "from=3&text=a%26b%20c");
     }
 }

@@ -6,10 +6,10 @@ use crate::api::waiting::{Step, wait_for};
 use crate::cli::OutputFormat;
 use crate::cli::nouns::{HostVerb, LegVerb, MappingVerb, VolumeVerb};
 use crate::cli::quantity::show_size;
+use crate::print::line;
 use crate::print::rows::health_words;
 use crate::print::table::{print_facts, print_json, print_rows};
 use crate::print::time::show_time;
-use crate::print::line;
 use anyhow::Context;
 use voute_control::api::answers::{HostView, MappingView, VolumeHealth, VolumeView};
 use voute_control::api::requests::{
@@ -29,7 +29,8 @@ impl Session<'_> {
                     policy: policy.as_deref().map(reference),
                 };
                 let changed = self.client.post("/v1/volumes", &body)?;
-                let committed = self.report(&changed, &format!("volume {name} of {} created", show_size(size)))?;
+                let committed = self
+                    .report(&changed, &format!("volume {name} of {} created", show_size(size)))?;
                 if committed && self.options.waits() {
                     let which = changed.created.unwrap_or_else(|| name.to_string());
                     self.wait_volume(&which, &format!("volume {name}"), judge_served)?;
@@ -38,13 +39,16 @@ impl Session<'_> {
             VolumeVerb::List => self.print_list::<VolumeView>("/v1/volumes")?,
             VolumeVerb::Show { volume } => self.show_volume(&volume)?,
             VolumeVerb::Resize { volume, size } => {
-                let changed =
-                    self.client.put(&format!("{}/size", item("volumes", &volume)), &ResizeVolume { size_bytes: size })?;
+                let changed = self.client.put(
+                    &format!("{}/size", item("volumes", &volume)),
+                    &ResizeVolume { size_bytes: size },
+                )?;
                 self.report(&changed, &format!("volume {volume} grown to {}", show_size(size)))?;
             }
             VolumeVerb::Delete { volume, force } => {
                 let query = if force { "?force=true" } else { "" };
-                let changed = self.client.delete(&format!("{}{query}", item("volumes", &volume)))?;
+                let changed =
+                    self.client.delete(&format!("{}{query}", item("volumes", &volume)))?;
                 self.report(&changed, &format!("volume {volume} deleted"))?;
             }
             VolumeVerb::Move { volume, to } => {
@@ -53,17 +57,35 @@ impl Session<'_> {
                 let changed = self.client.post(&path, &MoveGroup { to: reference(&to) })?;
                 let committed = self.report(&changed, &format!("volume {volume} moves to {to}"))?;
                 if committed && self.options.waits() {
-                    self.wait_volume(&volume, &format!("move of {volume}"), |view| judge_moved(view, &to))?;
+                    self.wait_volume(&volume, &format!("move of {volume}"), |view| {
+                        judge_moved(view, &to)
+                    })?;
                 }
             }
         }
         Ok(())
     }
 
-    fn wait_volume(&self, which: &str, what: &str, judge: impl FnMut(&VolumeView) -> Step) -> anyhow::Result<()> {
-        let view = wait_for(&self.client, &item("volumes", which), self.options.wait_timeout, what, judge)?;
+    fn wait_volume(
+        &self,
+        which: &str,
+        what: &str,
+        judge: impl FnMut(&VolumeView) -> Step,
+    ) -> anyhow::Result<()> {
+        let view = wait_for(
+            &self.client,
+            &item("volumes", which),
+            self.options.wait_timeout,
+            what,
+            judge,
+        )?;
         if self.options.output != OutputFormat::Json {
-            line(&format!("volume {} is {}, served by {}", view.name, health_words(&view), view.owner_site.name));
+            line(&format!(
+                "volume {} is {}, served by {}",
+                view.name,
+                health_words(&view),
+                view.owner_site.name
+            ));
         }
         Ok(())
     }
@@ -91,7 +113,8 @@ impl Session<'_> {
             LegVerb::Add { volume, pool } => {
                 let path = format!("{}/legs", item("volumes", &volume));
                 let changed = self.client.post(&path, &AddLeg { pool: reference(&pool) })?;
-                let committed = self.report(&changed, &format!("leg of {volume} added in {pool}"))?;
+                let committed =
+                    self.report(&changed, &format!("leg of {volume} added in {pool}"))?;
                 if committed && self.options.waits() {
                     self.wait_volume(&volume, &format!("resync of {volume}"), judge_resynced)?;
                 }
@@ -126,7 +149,11 @@ impl Session<'_> {
                 self.report(&changed, &format!("host {name} added"))?;
             }
             HostVerb::Change { host, identity } => {
-                let body = ChangeHost { nqns: identity.nqn, iqns: identity.iqn, chap_secret: identity.chap_secret };
+                let body = ChangeHost {
+                    nqns: identity.nqn,
+                    iqns: identity.iqn,
+                    chap_secret: identity.chap_secret,
+                };
                 let changed = self.client.put(&item("hosts", &host), &body)?;
                 self.report(&changed, &format!("host {host} changed"))?;
             }
@@ -143,7 +170,12 @@ impl Session<'_> {
     pub(super) fn mapping(&self, verb: MappingVerb) -> anyhow::Result<()> {
         match verb {
             MappingVerb::Add { volume, host, lun, read_only } => {
-                let body = CreateMapping { volume: reference(&volume), host: reference(&host), lun, read_only };
+                let body = CreateMapping {
+                    volume: reference(&volume),
+                    host: reference(&host),
+                    lun,
+                    read_only,
+                };
                 let changed = self.client.post("/v1/mappings", &body)?;
                 self.report(&changed, &format!("{volume} granted to {host}"))?;
             }
@@ -159,7 +191,11 @@ impl Session<'_> {
 }
 
 fn volume_facts(view: &VolumeView) -> Vec<(&'static str, String)> {
-    let armed = if view.armed { "yes".to_owned() } else { format!("no: {}", view.not_armed_because.join("; ")) };
+    let armed = if view.armed {
+        "yes".to_owned()
+    } else {
+        format!("no: {}", view.not_armed_because.join("; "))
+    };
     vec![
         ("name", view.name.to_string()),
         ("id", view.volume.to_string()),
@@ -167,7 +203,10 @@ fn volume_facts(view: &VolumeView) -> Vec<(&'static str, String)> {
         ("block", format!("{} B", view.block_bytes)),
         ("health", health_words(view)),
         ("served by", format!("{} ({})", view.owner_site.name, view.owner.name)),
-        ("policy", view.policy.as_ref().map_or_else(|| "none".to_owned(), |policy| policy.name.clone())),
+        (
+            "policy",
+            view.policy.as_ref().map_or_else(|| "none".to_owned(), |policy| policy.name.clone()),
+        ),
         ("fails over", armed),
         ("epoch", view.epoch.to_string()),
         ("nsid", view.number.to_string()),
@@ -180,9 +219,13 @@ pub(crate) fn judge_served(view: &VolumeView) -> Step {
     let formatted = view.legs.iter().filter(|leg| leg.formatted).count();
     match view.health {
         VolumeHealth::Healthy | VolumeHealth::Degraded | VolumeHealth::Resyncing => Step::Done,
-        VolumeHealth::Preparing => Step::Going(format!("{formatted} of {} legs formatted", view.legs.len())),
+        VolumeHealth::Preparing => {
+            Step::Going(format!("{formatted} of {} legs formatted", view.legs.len()))
+        }
         VolumeHealth::Waiting => Step::Going(format!("node {} is opening it", view.owner.name)),
-        VolumeHealth::Down => Step::Going(format!("node {} does not serve it yet", view.owner.name)),
+        VolumeHealth::Down => {
+            Step::Going(format!("node {} does not serve it yet", view.owner.name))
+        }
     }
 }
 
@@ -192,9 +235,11 @@ pub(crate) fn judge_resynced(view: &VolumeView) -> Step {
         return Step::Done;
     }
     match &view.resync {
-        Some(progress) => {
-            Step::Going(format!("{} of {} copied", show_size(progress.copied_bytes), show_size(progress.total_bytes)))
-        }
+        Some(progress) => Step::Going(format!(
+            "{} of {} copied",
+            show_size(progress.copied_bytes),
+            show_size(progress.total_bytes)
+        )),
         None => Step::Going("waiting for the copy to begin".to_owned()),
     }
 }

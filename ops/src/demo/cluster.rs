@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use voute_control::api::answers::{ClusterView, DeviceView, NodeView, StatusView, VolumeView};
 use voute_control::api::requests::{
-    CreateDevice, CreateHost, CreateMapping, CreateNode, CreatePool, CreateSite, CreateVolume, Reference,
+    CreateDevice, CreateHost, CreateMapping, CreateNode, CreatePool, CreateSite, CreateVolume,
+    Reference,
 };
 use voute_schemas::event::SiteKind;
 use voute_schemas::place::{Locator, Portals};
@@ -72,7 +73,13 @@ impl Cluster {
         let data = stage.folder().join("control");
         let token_file = data.join("admin.token");
         let arguments = words(&["control", "--cluster", "demo", "--data-dir"])
-            .chain([data.display().to_string(), "--listen".into(), listen.to_string(), "--log".into(), log.clone()])
+            .chain([
+                data.display().to_string(),
+                "--listen".into(),
+                listen.to_string(),
+                "--log".into(),
+                log.clone(),
+            ])
             .chain(nats.map(stream_of_run).into_iter().flatten())
             .collect::<Vec<_>>();
         stage.start_self("control", &arguments)?;
@@ -116,8 +123,12 @@ impl Cluster {
             ("--data-dir", data.display().to_string()),
             ("--reactors", REACTORS.to_owned()),
         ];
-        let arguments = arguments.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
-        stage.start_self(&node.name(), &words(&["node", "--no-pin"]).chain(arguments).collect::<Vec<_>>())
+        let arguments =
+            arguments.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+        stage.start_self(
+            &node.name(),
+            &words(&["node", "--no-pin"]).chain(arguments).collect::<Vec<_>>(),
+        )
     }
 
     /// Waits until the control plane hears a node.
@@ -140,19 +151,31 @@ impl Cluster {
         let client = self.client.because("storage for the demonstration");
         for node in &self.nodes {
             let (site, file) = (node.site, stage.folder().join(format!("{}.img", node.site)));
-            client.post("/v1/pools", &CreatePool { name: name(site)?, site: reference(site), extent_bytes: None })?;
+            client.post(
+                "/v1/pools",
+                &CreatePool { name: name(site)?, site: reference(site), extent_bytes: None },
+            )?;
             let device = CreateDevice {
                 name: name(&format!("{site}-file"))?,
                 node: reference(&node.name()),
                 pool: reference(site),
-                locator: Locator::File { path: file.display().to_string(), size_bytes: DEVICE_BYTES },
+                locator: Locator::File {
+                    path: file.display().to_string(),
+                    size_bytes: DEVICE_BYTES,
+                },
                 overwrite: false,
             };
             client.post("/v1/devices", &device)?;
         }
         for site in SITES {
             let path = format!("/v1/devices/{site}-file");
-            wait_step(stage, &self.client, &path, "the devices are adopted", |view: &DeviceView| judge_adoption(view))?;
+            wait_step(
+                stage,
+                &self.client,
+                &path,
+                "the devices are adopted",
+                |view: &DeviceView| judge_adoption(view),
+            )?;
         }
         Ok(())
     }
@@ -171,11 +194,21 @@ impl Cluster {
             policy: Some(reference(POLICY)),
         };
         client.post("/v1/volumes", &volume)?;
-        let hosts = [("writer", vec![host_nqn.to_owned()], vec![]), ("reader", vec![], vec![READER_IQN.to_owned()])];
+        let hosts = [
+            ("writer", vec![host_nqn.to_owned()], vec![]),
+            ("reader", vec![], vec![READER_IQN.to_owned()]),
+        ];
         for (host, nqns, iqns) in hosts {
-            client.post("/v1/hosts", &CreateHost { name: name(host)?, nqns, iqns, chap_secret: None })?;
-            let mapping =
-                CreateMapping { volume: reference(VOLUME), host: reference(host), lun: None, read_only: false };
+            client.post(
+                "/v1/hosts",
+                &CreateHost { name: name(host)?, nqns, iqns, chap_secret: None },
+            )?;
+            let mapping = CreateMapping {
+                volume: reference(VOLUME),
+                host: reference(host),
+                lun: None,
+                read_only: false,
+            };
             client.post("/v1/mappings", &mapping)?;
         }
         self.wait_volume(stage, "the volume is served", judge_served)
@@ -215,20 +248,30 @@ impl Cluster {
     /// # Errors
     /// If there is none.
     pub fn node_at(&self, site: &str) -> anyhow::Result<&SiteNode> {
-        self.nodes.iter().find(|node| node.site == site).with_context(|| format!("no node at {site}"))
+        self.nodes
+            .iter()
+            .find(|node| node.site == site)
+            .with_context(|| format!("no node at {site}"))
     }
 }
 
 /// A stream of this run's own, so that a server that serves others too is not disturbed.
 fn stream_of_run(server: &nats::Server) -> Vec<String> {
     let stream = format!("VOUTE_DEMO_{}", std::process::id());
-    let monitoring = server.monitoring.iter().flat_map(|url| ["--log-monitoring".to_owned(), url.clone()]);
+    let monitoring =
+        server.monitoring.iter().flat_map(|url| ["--log-monitoring".to_owned(), url.clone()]);
     ["--log-stream".to_owned(), stream].into_iter().chain(monitoring).collect()
 }
 
-fn admit(stage: &Stage, client: &Client, site: &'static str, chosen: &[SocketAddr]) -> anyhow::Result<SiteNode> {
+fn admit(
+    stage: &Stage,
+    client: &Client,
+    site: &'static str,
+    chosen: &[SocketAddr],
+) -> anyhow::Result<SiteNode> {
     let [nvme, iscsi, link] = *chosen else { bail!("three ports are needed for a node") };
-    let body = CreateNode { name: name(&format!("{site}-1"))?, site: reference(site), nvme, iscsi, link };
+    let body =
+        CreateNode { name: name(&format!("{site}-1"))?, site: reference(site), nvme, iscsi, link };
     let changed = client.post("/v1/nodes", &body)?;
     let secret = changed.secret.context("the control plane gave no secret for the node")?;
     let secret_file = stage.folder().join(format!("{site}-1.secret"));

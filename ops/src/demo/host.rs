@@ -120,7 +120,9 @@ impl Host {
         let all_up = async {
             for path in &self.paths {
                 let mut watch = path.watch();
-                let shown = watch.wait_for(|state| matches!(state, super::path::PathState::Up(Some(_)))).await;
+                let shown = watch
+                    .wait_for(|state| matches!(state, super::path::PathState::Up(Some(_))))
+                    .await;
                 if shown.is_err() {
                     return false;
                 }
@@ -146,14 +148,22 @@ impl Host {
     fn choose(&self) -> Option<usize> {
         use super::path::PathState;
         use voute_nvme::AnaState;
-        let position = |wanted: &dyn Fn(PathState) -> bool| self.paths.iter().position(|path| wanted(path.state()));
-        position(&|state| state == PathState::Up(Some(AnaState::Optimized))).or_else(|| position(&PathState::is_usable))
+        let position = |wanted: &dyn Fn(PathState) -> bool| {
+            self.paths.iter().position(|path| wanted(path.state()))
+        };
+        position(&|state| state == PathState::Up(Some(AnaState::Optimized)))
+            .or_else(|| position(&PathState::is_usable))
     }
 
     /// Carries out a request over whichever path can, as Linux's native multipath does.
     async fn request(&self, request: BlockRequest<'_>) -> Result<Option<Buffer>, HostError> {
         let deadline = Instant::now() + REQUEST_TIME_MAX;
-        let late = |_| HostError(format!("no path carried out a request within {} s", REQUEST_TIME_MAX.as_secs()));
+        let late = |_| {
+            HostError(format!(
+                "no path carried out a request within {} s",
+                REQUEST_TIME_MAX.as_secs()
+            ))
+        };
         let mut other_retries = 0;
         loop {
             let index = timeout_at(deadline, self.usable()).await.map_err(late)?;
@@ -255,7 +265,8 @@ impl Load {
     #[must_use]
     pub fn start(host: &Arc<Host>, workers: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let spawn = |worker| tokio::spawn(work(Arc::clone(host), worker, workers, Arc::clone(&stop)));
+        let spawn =
+            |worker| tokio::spawn(work(Arc::clone(host), worker, workers, Arc::clone(&stop)));
         Load { workers: (0..workers).map(spawn).collect(), stop }
     }
 

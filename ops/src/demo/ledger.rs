@@ -234,7 +234,10 @@ mod tests {
         ledger.acknowledge(0, first);
         let (_, unacknowledged) = written(&ledger, 0);
         assert_eq!(ledger.judge(ledger.begin_read(0), &unacknowledged), Verdict::Sound);
-        assert_eq!(ledger.judge(ledger.begin_read(0), &old), Verdict::WentBack { seen: 2, found: 1 });
+        assert_eq!(
+            ledger.judge(ledger.begin_read(0), &old),
+            Verdict::WentBack { seen: 2, found: 1 }
+        );
     }
 
     #[test]

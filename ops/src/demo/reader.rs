@@ -63,7 +63,8 @@ impl Reader {
     #[must_use]
     pub fn start(host: &Arc<Host>, config: ReaderConfig) -> Self {
         let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(read_on(Arc::clone(host), Multipath::new(config), Arc::clone(&shared)));
+        let task =
+            tokio::spawn(read_on(Arc::clone(host), Multipath::new(config), Arc::clone(&shared)));
         Reader { host: Arc::clone(host), shared, task }
     }
 
@@ -158,8 +159,13 @@ impl Multipath {
             let why = match self.try_current(lba).await {
                 Ok(Completion { status: CompletionStatus::Good, data, .. }) => return Ok(data),
                 // News of the unit, told once: ask again.
-                Ok(Completion { status: CompletionStatus::CheckCondition { key: UNIT_ATTENTION, .. }, .. }) => continue,
-                Ok(Completion { status, .. }) if status.is_path_condition() => format!("{status:?}"),
+                Ok(Completion {
+                    status: CompletionStatus::CheckCondition { key: UNIT_ATTENTION, .. },
+                    ..
+                }) => continue,
+                Ok(Completion { status, .. }) if status.is_path_condition() => {
+                    format!("{status:?}")
+                }
                 Ok(Completion { status, .. }) => bail!("a portal refused a read: {status:?}"),
                 Err(error) => {
                     self.sessions[self.current] = None;
@@ -169,7 +175,10 @@ impl Multipath {
             self.current = (self.current + 1) % self.sessions.len();
             refused += 1;
             if Instant::now() >= deadline {
-                bail!("no portal gave a block within {} s; the last one said: {why}", REQUEST_TIME_MAX.as_secs());
+                bail!(
+                    "no portal gave a block within {} s; the last one said: {why}",
+                    REQUEST_TIME_MAX.as_secs()
+                );
             }
             if refused % self.sessions.len() == 0 {
                 tokio::time::sleep(ROUND_PAUSE).await;
@@ -183,7 +192,9 @@ impl Multipath {
             empty => empty.insert(Session::open(&self.config, self.current).await?),
         };
         let answer = session.read(self.config.lun, lba);
-        timeout(COMMAND_TIME_MAX, answer).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        timeout(COMMAND_TIME_MAX, answer)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }
 
@@ -201,13 +212,19 @@ impl Session {
             stream.set_nodelay(true)?;
             let mut login = InitiatorConfig::new(&config.initiator, Some(&config.target));
             login.isid[5] = u8::try_from(portal + 1).unwrap_or(u8::MAX);
-            let mut session = Session { stream, initiator: Initiator::new(login), buffer: vec![0; RECEIVE_BYTES] };
+            let mut session = Session {
+                stream,
+                initiator: Initiator::new(login),
+                buffer: vec![0; RECEIVE_BYTES],
+            };
             while !session.initiator.is_ready() {
                 session.exchange().await?;
             }
             Ok(session)
         };
-        timeout(COMMAND_TIME_MAX, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        timeout(COMMAND_TIME_MAX, connect)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     async fn read(&mut self, lun: u16, lba: u64) -> io::Result<Completion> {

@@ -36,8 +36,10 @@ impl Children {
     /// If no such process runs.
     pub fn kill(&self, name: &str) -> anyhow::Result<u32> {
         let mut running = self.lock();
-        let position =
-            running.iter().position(|(known, _)| known == name).with_context(|| format!("{name} does not run"))?;
+        let position = running
+            .iter()
+            .position(|(known, _)| known == name)
+            .with_context(|| format!("{name} does not run"))?;
         let (_, mut child) = running.remove(position);
         child.kill()?;
         let status: ExitStatus = child.wait()?;
@@ -114,7 +116,7 @@ impl Stage {
     pub fn start_self(&self, name: &str, arguments: &[String]) -> anyhow::Result<()> {
         let program = std::env::current_exe().context("cannot tell where this program is")?;
         let mut command = Command::new(program);
-        command.args(arguments).arg("--end-with-parent");
+        command.args(arguments).args(["--end-with-parent", &std::process::id().to_string()]);
         self.start(name, command)
     }
 
@@ -130,7 +132,9 @@ impl Stage {
             .stderr(log)
             .env_remove("VOUTE_TOKEN")
             .spawn()
-            .with_context(|| format!("cannot start {name} ({})", command.get_program().display()))?;
+            .with_context(|| {
+                format!("cannot start {name} ({})", command.get_program().display())
+            })?;
         self.children().add(name, child);
         Ok(())
     }
@@ -143,7 +147,11 @@ impl Stage {
     ///
     /// # Errors
     /// If a process ends meanwhile, or the time is over.
-    pub fn wait_until<T>(&self, what: &str, mut condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+    pub fn wait_until<T>(
+        &self,
+        what: &str,
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> anyhow::Result<T> {
         let began = Instant::now();
         loop {
             if let Some(found) = condition() {
@@ -169,12 +177,20 @@ impl Stage {
     #[must_use]
     pub fn tails(&self) -> String {
         let mut text = String::new();
-        let files = std::fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut logs: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+        let files = std::fs::read_dir(self.folder())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        let mut logs: Vec<PathBuf> =
+            files.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
         logs.sort();
         for log in logs {
             let lines = tail(&log).unwrap_or_default();
-            text.push_str(&format!("--- {}\n{lines}", log.file_name().unwrap_or_default().display()));
+            text.push_str(&format!(
+                "--- {}\n{lines}",
+                log.file_name().unwrap_or_default().display()
+            ));
         }
         text
     }
@@ -188,7 +204,10 @@ fn tail(file: &Path) -> std::io::Result<String> {
     opened.take(TAIL_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
-    Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| format!("{line}\n")).collect())
+    Ok(lines[lines.len().saturating_sub(TAIL_LINES)..]
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect())
 }
 
 /// Loopback addresses whose ports nobody listens on, all different.

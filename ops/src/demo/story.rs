@@ -83,11 +83,18 @@ impl<'a> Story<'a> {
         self.narrator.chapter("Two sites, one mirrored volume");
         let mut cluster = Cluster::start(self.stage, nats)?;
         self.figures.log.clone_from(&cluster.log);
-        self.narrator.say(&format!("control plane at {}, log {}", cluster.client.api(), cluster.log));
+        self.narrator.say(&format!(
+            "control plane at {}, log {}",
+            cluster.client.api(),
+            cluster.log
+        ));
         cluster.add_sites(self.stage)?;
         for node in &cluster.nodes {
             let portals = node.portals;
-            self.narrator.say(&format!("site {}: a node, NVMe/TCP at {}, iSCSI at {}", node.site, portals.nvme, portals.iscsi));
+            self.narrator.say(&format!(
+                "site {}: a node, NVMe/TCP at {}, iSCSI at {}",
+                node.site, portals.nvme, portals.iscsi
+            ));
         }
         cluster.add_pools(self.stage)?;
         self.narrator.say("a pool of one sparse file at each site");
@@ -99,7 +106,11 @@ impl<'a> Story<'a> {
         let host_nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{host}");
         let volume = cluster.add_volume(self.stage, &host_nqn)?;
         self.figures.volume_bytes = VOLUME_BYTES;
-        self.narrator.say(&format!("volume {VOLUME}, {}, a leg at each site, owned by {}", show_size(VOLUME_BYTES), volume.owner_site.name));
+        self.narrator.say(&format!(
+            "volume {VOLUME}, {}, a leg at each site, owned by {}",
+            show_size(VOLUME_BYTES),
+            volume.owner_site.name
+        ));
 
         self.narrator.chapter("A verifying host, with a path to each site");
         let names = cluster.view()?;
@@ -112,7 +123,11 @@ impl<'a> Story<'a> {
         };
         let mapping = volume.mappings.iter().find(|mapping| mapping.host.name == "reader");
         let lun = mapping.context("the volume is not granted to the reader")?.lun;
-        let layout = Layout { volume_bytes: VOLUME_BYTES, regions: REGIONS, region_bytes: volume_region_bytes() };
+        let layout = Layout {
+            volume_bytes: VOLUME_BYTES,
+            regions: REGIONS,
+            region_bytes: volume_region_bytes(),
+        };
         let _entered = self.runtime.enter();
         let host = Host::start(cluster.nodes.iter().map(path).collect(), layout, now_unix_ms());
         ensure!(
@@ -122,15 +137,22 @@ impl<'a> Story<'a> {
         );
         self.narrator.say("NVMe/TCP connected at both sites: one optimized path, one inaccessible");
         let load = Load::start(&host, WORKERS);
-        let reader = Reader::start(&host, ReaderConfig {
-            portals: cluster.nodes.iter().map(|node| node.portals.iscsi).collect(),
-            initiator: READER_IQN.to_owned(),
-            target: names.target_iqn,
-            lun,
-        });
+        let reader = Reader::start(
+            &host,
+            ReaderConfig {
+                portals: cluster.nodes.iter().map(|node| node.portals.iscsi).collect(),
+                initiator: READER_IQN.to_owned(),
+                target: names.target_iqn,
+                lun,
+            },
+        );
         let workload = Workload { host, load, reader };
         self.wait_flow(&workload, "before the failure")?;
-        ensure!(workload.reader.wait_for_reads(100, FLOW_TIME_MAX), "the iSCSI reader reads nothing: {}", workload.reader.trouble());
+        ensure!(
+            workload.reader.wait_for_reads(100, FLOW_TIME_MAX),
+            "the iSCSI reader reads nothing: {}",
+            workload.reader.trouble()
+        );
         self.narrator.say(&format!(
             "{} writes acknowledged by {WORKERS} writers, {} reads checked, {} of them over iSCSI",
             workload.host.ledger.acknowledged_writes(),
@@ -164,7 +186,11 @@ impl<'a> Story<'a> {
         let gap = workload.host.pulse.longest_gap();
         self.figures.failover_ms = milliseconds(gap);
         let after = cluster.volume()?;
-        ensure!(after.owner_site.name != owner.site, "load flows, but {} still owns the volume", owner.site);
+        ensure!(
+            after.owner_site.name != owner.site,
+            "load flows, but {} still owns the volume",
+            owner.site
+        );
         self.narrator.say(&format!(
             "{} took over; from the last acknowledgement before to the first after: {} ms",
             after.owner_site.name, self.figures.failover_ms
@@ -193,7 +219,9 @@ impl<'a> Story<'a> {
             open_ms: phases.open_ms,
             first_io_ms: phases.first_io_ms,
         };
-        let first_io = phases.first_io_ms.map_or_else(String::new, |taken| format!(", first host I/O {taken} ms"));
+        let first_io = phases
+            .first_io_ms
+            .map_or_else(String::new, |taken| format!(", first host I/O {taken} ms"));
         self.narrator.say(&format!(
             "by the log: detection {} ms, commit {} ms, lease wait {} ms, opening {} ms{first_io}",
             phases.detection_ms, phases.commit_ms, phases.lease_wait_ms, phases.open_ms
@@ -227,8 +255,12 @@ impl<'a> Story<'a> {
         workload.host.pulse.restart();
         let group = cluster.volume()?.group;
         let client = cluster.client.because("back to its usual site");
-        client.post(&format!("/v1/groups/{group}/move"), &MoveGroup { to: Reference(home.to_owned()) })?;
-        cluster.wait_volume(self.stage, "the planned move is done", |view| judge_moved(view, home))?;
+        client.post(
+            &format!("/v1/groups/{group}/move"),
+            &MoveGroup { to: Reference(home.to_owned()) },
+        )?;
+        cluster
+            .wait_volume(self.stage, "the planned move is done", |view| judge_moved(view, home))?;
         self.wait_flow(workload, "after the planned move")?;
         self.figures.planned_move_stall_ms = milliseconds(workload.host.pulse.longest_gap());
         self.figures.io_errors_during_planned_move = workload.host.io_errors() - errors_before;
@@ -299,7 +331,14 @@ impl<'a> Story<'a> {
             ("lost writes", figures.lost_writes.to_string()),
             ("stale reads", figures.stale_reads.to_string()),
             ("failover", format!("{} ms", figures.failover_ms)),
-            ("resync", format!("{} of {} ({share:.1} %)", show_size(figures.resync_bytes), show_size(figures.volume_bytes))),
+            (
+                "resync",
+                format!(
+                    "{} of {} ({share:.1} %)",
+                    show_size(figures.resync_bytes),
+                    show_size(figures.volume_bytes)
+                ),
+            ),
             ("errors during the planned move", figures.io_errors_during_planned_move.to_string()),
             ("commits", figures.commits.to_string()),
             ("log verified", if figures.chain_verified { "yes" } else { "NO" }.to_owned()),
@@ -329,7 +368,13 @@ impl<'a> Story<'a> {
         ];
         for node in &cluster.nodes {
             let nvme = node.portals.nvme;
-            lines.push(format!("nvme connect -t tcp -a {} -s {} -n {}   # {}", nvme.ip(), nvme.port(), names.subsystem_nqn, node.site));
+            lines.push(format!(
+                "nvme connect -t tcp -a {} -s {} -n {}   # {}",
+                nvme.ip(),
+                nvme.port(),
+                names.subsystem_nqn,
+                node.site
+            ));
         }
         lines.push(format!("OpenAPI: {}/v1/openapi.json", cluster.client.api()));
         lines.push(format!("logs:    {}", self.stage.folder().display()));
@@ -358,7 +403,8 @@ fn last_resync(cluster: &Cluster) -> anyhow::Result<ResyncEvidence> {
 
 fn story_line(view: &CommitView, names: &Names) -> String {
     let commit = &view.commit;
-    let why = if commit.reason.is_empty() { String::new() } else { format!("  [{}]", commit.reason) };
+    let why =
+        if commit.reason.is_empty() { String::new() } else { format!("  [{}]", commit.reason) };
     format!(
         "  {:>3}  {}  {:<10}  {}{why}",
         commit.sequence,

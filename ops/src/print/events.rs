@@ -25,7 +25,9 @@ pub fn event_words(event: &Event, names: &Names) -> String {
     match event {
         Event::ClusterCreated { name, .. } => format!("cluster {name} created"),
         Event::ClusterLevelRaised { level } => format!("events of level {level} allowed"),
-        Event::CredentialIssued { name, role, .. } => format!("credential {name} issued as {role:?}"),
+        Event::CredentialIssued { name, role, .. } => {
+            format!("credential {name} issued as {role:?}")
+        }
         Event::CredentialRevoked { credential } => format!("credential {} revoked", of(credential)),
         Event::SiteAdded { name, .. } => format!("site {name} added"),
         Event::SiteRemoved { site } => format!("site {} removed", of(site)),
@@ -34,7 +36,13 @@ pub fn event_words(event: &Event, names: &Names) -> String {
         }
         Event::NodeAdded { name, site, .. } => format!("node {name} admitted at {}", of(site)),
         Event::NodePortalsChanged { node, portals } => {
-            format!("node {} listens at {}, {} and {}", of(node), portals.nvme, portals.iscsi, portals.link)
+            format!(
+                "node {} listens at {}, {} and {}",
+                of(node),
+                portals.nvme,
+                portals.iscsi,
+                portals.link
+            )
         }
         Event::NodeRemoved { node } => format!("node {} removed", of(node)),
         Event::PoolCreated { name, site, .. } => format!("pool {name} created at {}", of(site)),
@@ -42,20 +50,37 @@ pub fn event_words(event: &Event, names: &Names) -> String {
         Event::DeviceAdded { name, pool, locator, .. } => {
             format!("device {name} added to pool {} ({})", of(pool), show_locator(locator))
         }
-        Event::DeviceAdopted { device, extents, .. } => format!("device {} adopted, {extents} extents", of(device)),
-        Event::DeviceRejected { device, cause } => format!("device {} rejected{}", of(device), because(cause)),
+        Event::DeviceAdopted { device, extents, .. } => {
+            format!("device {} adopted, {extents} extents", of(device))
+        }
+        Event::DeviceRejected { device, cause } => {
+            format!("device {} rejected{}", of(device), because(cause))
+        }
         Event::DeviceRemoved { device } => format!("device {} removed", of(device)),
-        Event::PolicyCreated { name, rules, .. } => format!("policy {name} created, {:?}", rules.mode),
-        Event::PolicyChanged { policy, rules } => format!("policy {} changed, {:?}", of(policy), rules.mode),
+        Event::PolicyCreated { name, rules, .. } => {
+            format!("policy {name} created, {:?}", rules.mode)
+        }
+        Event::PolicyChanged { policy, rules } => {
+            format!("policy {} changed, {:?}", of(policy), rules.mode)
+        }
         Event::PolicyRemoved { policy } => format!("policy {} removed", of(policy)),
         Event::VolumeCreated { name, size_bytes, legs, owner, .. } => {
             let sites: Vec<String> = legs.iter().map(|leg| of(&leg.site)).collect();
-            format!("volume {name} of {} created on {}, owned by {}", show_size(*size_bytes), sites.join(" and "), of(owner))
+            format!(
+                "volume {name} of {} created on {}, owned by {}",
+                show_size(*size_bytes),
+                sites.join(" and "),
+                of(owner)
+            )
         }
-        Event::VolumeResized { volume, size_bytes, .. } => format!("volume {} grown to {}", of(volume), show_size(*size_bytes)),
+        Event::VolumeResized { volume, size_bytes, .. } => {
+            format!("volume {} grown to {}", of(volume), show_size(*size_bytes))
+        }
         Event::VolumeDeleted { volume } => format!("volume {} deleted", of(volume)),
         Event::LegFormatted { leg } => format!("leg {} formatted", of(leg)),
-        Event::LegAdded { volume, placement } => format!("leg added to {} at {}", of(volume), of(&placement.site)),
+        Event::LegAdded { volume, placement } => {
+            format!("leg added to {} at {}", of(volume), of(&placement.site))
+        }
         Event::LegRemoved { volume, leg } => format!("leg {} taken from {}", of(leg), of(volume)),
         Event::LegReleased { leg } => format!("leg {} wiped and released", of(leg)),
         Event::LegDetached { group, site, cause } => {
@@ -72,14 +97,29 @@ pub fn event_words(event: &Event, names: &Names) -> String {
         Event::OwnerMoved { group, from, to, kind } => {
             format!("{} moved from {} to {}, {}", of(group), of(from), of(to), move_words(kind))
         }
-        Event::OwnerConfirmed { group, node, .. } => format!("{} confirmed as owner of {}", of(node), of(group)),
-        Event::HostAdded { name, identity, .. } => format!("host {name} added ({})", identity_words(identity)),
-        Event::HostChanged { host, identity } => format!("host {} is now {}", of(host), identity_words(identity)),
+        Event::OwnerConfirmed { group, node, .. } => {
+            format!("{} confirmed as owner of {}", of(node), of(group))
+        }
+        Event::HostAdded { name, identity, .. } => {
+            format!("host {name} added ({})", identity_words(identity))
+        }
+        Event::HostChanged { host, identity } => {
+            format!("host {} is now {}", of(host), identity_words(identity))
+        }
         Event::HostRemoved { host } => format!("host {} removed", of(host)),
-        Event::VolumeMapped { volume, host, lun, .. } => format!("{} granted to {} as LUN {lun}", of(volume), of(host)),
-        Event::VolumeUnmapped { volume, host } => format!("{} no longer granted to {}", of(volume), of(host)),
+        Event::VolumeMapped { volume, host, lun, .. } => {
+            format!("{} granted to {} as LUN {lun}", of(volume), of(host))
+        }
+        Event::VolumeUnmapped { volume, host } => {
+            format!("{} no longer granted to {}", of(volume), of(host))
+        }
         Event::FailoverDecided { site, evidence, .. } => {
-            format!("failover of {} decided, {:?}{}", of(site), evidence.condition, because(&evidence.observed))
+            format!(
+                "failover of {} decided, {:?}{}",
+                of(site),
+                evidence.condition,
+                because(&evidence.observed)
+            )
         }
         Event::FailoverMeasured { phases, .. } => format!(
             "failover measured: detection {} ms, commit {} ms, lease wait {} ms, opening {} ms",

@@ -21,5 +21,7 @@ pub fn line(text: &str) {
 /// A text from elsewhere, without what could command a terminal.
 #[must_use]
 pub fn plain(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+    text.chars()
+        .map(|character| if character.is_control() { '\u{fffd}' } else { character })
+        .collect()
 }

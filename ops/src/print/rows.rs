@@ -5,12 +5,13 @@ use crate::cli::quantity::show_size;
 use crate::print::table::Row;
 use crate::print::time::show_time;
 use voute_control::api::answers::{
-    CredentialView, DeviceView, FailoverView, HostView, LegView, MappingView, NodeView, PolicyView, PoolView, SideView,
-    SiteView, VolumeHealth, VolumeView,
+    CredentialView, DeviceView, FailoverView, HostView, LegView, MappingView, NodeView, PolicyView,
+    PoolView, SideView, SiteView, VolumeHealth, VolumeView,
 };
 
 impl Row for SiteView {
-    const HEADINGS: &'static [&'static str] = &["name", "kind", "condition", "nodes", "heard", "owns", "id"];
+    const HEADINGS: &'static [&'static str] =
+        &["name", "kind", "condition", "nodes", "heard", "owns", "id"];
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.to_string(),
@@ -25,11 +26,14 @@ impl Row for SiteView {
 }
 
 impl Row for NodeView {
-    const HEADINGS: &'static [&'static str] = &["name", "site", "state", "nvme", "iscsi", "link", "obeys", "id"];
+    const HEADINGS: &'static [&'static str] =
+        &["name", "site", "state", "nvme", "iscsi", "link", "obeys", "id"];
     fn cells(&self) -> Vec<String> {
         let (state, obeys) = match &self.observed {
             Some(observed) if observed.heard => ("heard".to_owned(), observed.obeyed.to_string()),
-            Some(observed) => (format!("silent {} s", observed.silent_ms / 1_000), observed.obeyed.to_string()),
+            Some(observed) => {
+                (format!("silent {} s", observed.silent_ms / 1_000), observed.obeyed.to_string())
+            }
             None => ("never heard".to_owned(), "-".to_owned()),
         };
         vec![
@@ -46,7 +50,8 @@ impl Row for NodeView {
 }
 
 impl Row for DeviceView {
-    const HEADINGS: &'static [&'static str] = &["name", "node", "pool", "state", "free", "extents", "where", "detail"];
+    const HEADINGS: &'static [&'static str] =
+        &["name", "node", "pool", "state", "free", "extents", "where", "detail"];
     fn cells(&self) -> Vec<String> {
         let state = match self.open {
             Some(false) if self.state == "adopted" => "adopted, not open".to_owned(),
@@ -66,7 +71,8 @@ impl Row for DeviceView {
 }
 
 impl Row for PoolView {
-    const HEADINGS: &'static [&'static str] = &["name", "site", "devices", "capacity", "free", "extent", "id"];
+    const HEADINGS: &'static [&'static str] =
+        &["name", "site", "devices", "capacity", "free", "extent", "id"];
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.to_string(),
@@ -122,7 +128,8 @@ fn side_words(side: &SideView) -> String {
 }
 
 impl Row for LegView {
-    const HEADINGS: &'static [&'static str] = &["site", "pool", "node", "formatted", "state", "detail", "id"];
+    const HEADINGS: &'static [&'static str] =
+        &["site", "pool", "node", "formatted", "state", "detail", "id"];
     fn cells(&self) -> Vec<String> {
         vec![
             self.site.name.clone(),
@@ -137,7 +144,8 @@ impl Row for LegView {
 }
 
 impl Row for SideView {
-    const HEADINGS: &'static [&'static str] = &["site", "node", "in sync", "role", "obeys", "token"];
+    const HEADINGS: &'static [&'static str] =
+        &["site", "node", "in sync", "role", "obeys", "token"];
     fn cells(&self) -> Vec<String> {
         let known = |text: Option<String>| text.unwrap_or_else(|| "not heard".to_owned());
         vec![
@@ -195,12 +203,24 @@ impl Row for PolicyView {
 
 impl Row for FailoverView {
     const HEADINGS: &'static [&'static str] = &[
-        "commit", "decided", "site", "condition", "left behind", "detection ms", "commit ms", "lease ms", "open ms",
-        "first io ms", "id",
+        "commit",
+        "decided",
+        "site",
+        "condition",
+        "left behind",
+        "detection ms",
+        "commit ms",
+        "lease ms",
+        "open ms",
+        "first io ms",
+        "id",
     ];
     fn cells(&self) -> Vec<String> {
         let phase = |pick: fn(&voute_schemas::event::FailoverPhases) -> Option<u64>| {
-            self.phases.as_ref().and_then(pick).map_or_else(|| "-".to_owned(), |milliseconds| milliseconds.to_string())
+            self.phases
+                .as_ref()
+                .and_then(pick)
+                .map_or_else(|| "-".to_owned(), |milliseconds| milliseconds.to_string())
         };
         vec![
             self.sequence.to_string(),

@@ -20,7 +20,10 @@ pub trait Row {
 ///
 /// # Errors
 /// If an item is not what this version expects.
-pub fn print_list<T: Row + DeserializeOwned>(items: Vec<Value>, format: OutputFormat) -> anyhow::Result<()> {
+pub fn print_list<T: Row + DeserializeOwned>(
+    items: Vec<Value>,
+    format: OutputFormat,
+) -> anyhow::Result<()> {
     if format == OutputFormat::Json {
         return print_json(&items);
     }
@@ -86,7 +89,11 @@ fn print_csv(headings: &[&str], rows: &[Vec<String>]) {
 
 /// RFC 4180: what holds a comma, quote or line break is quoted, quotes are doubled.
 fn quote(cell: &str) -> String {
-    if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
+    if cell.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
+    }
 }
 
 /// Prints names and values, one a line, aligned.

@@ -12,8 +12,8 @@ use voute_schemas::times::Times;
 /// # Errors
 /// If it does not start, or had to stop because of what the log holds.
 pub fn run(arguments: ControlArguments) -> anyhow::Result<()> {
-    if arguments.end_with_parent {
-        super::end_with_parent()?;
+    if let Some(parent) = arguments.end_with_parent {
+        super::end_with_parent(parent)?;
     }
     let config = configure(&arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -51,7 +51,8 @@ fn configure_log(arguments: &ControlArguments) -> anyhow::Result<LogConfig> {
         return Ok(LogConfig::Embedded);
     }
     ensure!(
-        !urls.is_empty() && urls.iter().all(|url| url.starts_with("nats://") || url.starts_with("tls://")),
+        !urls.is_empty()
+            && urls.iter().all(|url| url.starts_with("nats://") || url.starts_with("tls://")),
         "{:?} is no log: write embedded, or URLs such as nats://192.0.2.1:4222, joined by commas",
         arguments.log
     );
@@ -77,9 +78,13 @@ fn credentials(arguments: &ControlArguments) -> anyhow::Result<Credentials> {
 }
 
 fn tls(arguments: &ControlArguments) -> anyhow::Result<Option<Tls>> {
-    let wanted = arguments.log.contains("tls://") || arguments.log_ca.is_some() || arguments.log_certificate.is_some();
+    let wanted = arguments.log.contains("tls://")
+        || arguments.log_ca.is_some()
+        || arguments.log_certificate.is_some();
     let identity = match (&arguments.log_certificate, &arguments.log_key) {
-        (Some(certificate), key) => Some((certificate.clone(), key.clone().context("--log-certificate needs --log-key")?)),
+        (Some(certificate), key) => {
+            Some((certificate.clone(), key.clone().context("--log-certificate needs --log-key")?))
+        }
         (None, _) => None,
     };
     Ok(wanted.then(|| Tls { authorities: arguments.log_ca.clone(), identity }))
@@ -96,7 +101,8 @@ mod tests {
     use clap::Parser;
 
     fn log_of(options: &[&str]) -> anyhow::Result<LogConfig> {
-        let words = ["voute", "control", "--data-dir", "/tmp/x"].into_iter().chain(options.iter().copied());
+        let words =
+            ["voute", "control", "--data-dir", "/tmp/x"].into_iter().chain(options.iter().copied());
         match Cli::try_parse_from(words)?.command {
             Command::Control(arguments) => configure_log(&arguments),
             other => bail!("parsed as {other:?}"),
@@ -110,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_log_on_nats_takes_all_urls_and_monitoring_addresses() {
-        let options = ["--log", "nats://a:1, nats://b:2", "--log-monitoring", "http://a:8222,http://b:8222"];
+        let options =
+            ["--log", "nats://a:1, nats://b:2", "--log-monitoring", "http://a:8222,http://b:8222"];
         let Ok(LogConfig::JetStream(options)) = log_of(&options) else { panic!("no JetStream") };
         assert_eq!(options.servers, ["nats://a:1", "nats://b:2"]);
         assert_eq!(options.monitoring.len(), 2);

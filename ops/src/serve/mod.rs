@@ -37,7 +37,12 @@ pub async fn signalled() -> io::Result<()> {
 /// of a demonstration that was itself killed.
 ///
 /// # Errors
-/// If the kernel refuses.
-pub fn end_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+/// If the kernel refuses, or `parent` has ended already.
+pub fn end_with_parent(parent: u32) -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // It may have ended before the kernel was told: then another process is the parent now.
+    let now = rustix::process::getppid().map(|process| process.as_raw_nonzero().get());
+    let is_same = now.is_some_and(|now| u32::try_from(now) == Ok(parent));
+    anyhow::ensure!(is_same, "process {parent}, with which this one is to end, has ended");
+    Ok(())
 }

@@ -11,8 +11,8 @@ use voute_worker::{NodeConfig, Stop};
 /// # Errors
 /// If it does not start, or cannot go on.
 pub fn run(arguments: NodeRunArguments) -> anyhow::Result<()> {
-    if arguments.end_with_parent {
-        super::end_with_parent()?;
+    if let Some(parent) = arguments.end_with_parent {
+        super::end_with_parent(parent)?;
     }
     let config = configure(arguments)?;
     let stop = Stop::new();
@@ -26,7 +26,8 @@ fn configure(arguments: NodeRunArguments) -> anyhow::Result<NodeConfig> {
     let node = arguments.id.context("give the node's --id, as `voute node add` printed it")?;
     let secret_file = arguments.secret_file.context("give --secret-file")?;
     let data_dir = arguments.data_dir.context("give --data-dir")?;
-    let control = if arguments.control.is_empty() { vec![API_DEFAULT.to_owned()] } else { arguments.control };
+    let control =
+        if arguments.control.is_empty() { vec![API_DEFAULT.to_owned()] } else { arguments.control };
     let mut config = NodeConfig::new(node, read_token(&secret_file)?, control, data_dir);
     config.reactors = arguments.reactors.map(usize::from);
     config.pin = !arguments.no_pin;

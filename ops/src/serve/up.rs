@@ -43,11 +43,16 @@ struct OneBox {
 /// # Errors
 /// If it cannot be set up.
 pub fn run(arguments: UpArguments) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&arguments.directory)
-        .with_context(|| format!("cannot make {}; name a folder that you may write", arguments.directory.display()))?;
+    std::fs::create_dir_all(&arguments.directory).with_context(|| {
+        format!("cannot make {}; name a folder that you may write", arguments.directory.display())
+    })?;
     let folder = arguments.directory.canonicalize()?;
     // Loopback unless hosts come from elsewhere: the API then must be reachable too.
-    let listen = if arguments.address.is_loopback() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { arguments.address };
+    let listen = if arguments.address.is_loopback() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        arguments.address
+    };
     let api = SocketAddr::new(listen, arguments.api_port);
     let one_box = OneBox { arguments, folder, api };
     // On this thread alone: children end with the thread that started them.
@@ -105,8 +110,17 @@ impl OneBox {
         let secret = text_of(&identity.secret_file)?;
         let api = self.api_url();
         let data = text_of(&data)?;
-        let mut words =
-            vec!["node", "--id", &identity.node, "--secret-file", &secret, "--control", &api, "--data-dir", &data];
+        let mut words = vec![
+            "node",
+            "--id",
+            &identity.node,
+            "--secret-file",
+            &secret,
+            "--control",
+            &api,
+            "--data-dir",
+            &data,
+        ];
         let reactors = self.arguments.reactors.map(|count| count.to_string());
         if let Some(count) = &reactors {
             words.extend(["--reactors", count]);
@@ -126,7 +140,9 @@ impl OneBox {
     async fn prepare_node(&self) -> anyhow::Result<Identity> {
         let began = Instant::now();
         let client = loop {
-            let client = read_token(&self.token_file()).ok().map(|token| Client::new(&self.api_url(), Some(token)));
+            let client = read_token(&self.token_file())
+                .ok()
+                .map(|token| Client::new(&self.api_url(), Some(token)));
             if let Some(client) = client
                 && aside(&client, |client| client.get::<StatusView>("/v1/status")).await?.is_ok()
             {
@@ -175,8 +191,14 @@ impl OneBox {
             format!("  voute volume create first --size 1GiB --pool {POOL}"),
             "  voute host add app1 --nqn \"$(cat /etc/nvme/hostnqn)\"".to_owned(),
             "  voute mapping add first app1".to_owned(),
-            format!("  nvme connect -t tcp -a {address} -s {} -n {}", arguments.nvme_port, names.subsystem_nqn),
-            format!("  iscsiadm -m discovery -t sendtargets -p {}", SocketAddr::new(address, arguments.iscsi_port)),
+            format!(
+                "  nvme connect -t tcp -a {address} -s {} -n {}",
+                arguments.nvme_port, names.subsystem_nqn
+            ),
+            format!(
+                "  iscsiadm -m discovery -t sendtargets -p {}",
+                SocketAddr::new(address, arguments.iscsi_port)
+            ),
         ];
         lines.iter().for_each(|text| line(text));
     }
@@ -198,7 +220,9 @@ fn admit(client: &Client, arguments: &UpArguments, secret_file: &Path) -> anyhow
         return Ok(Identity { node: node.node.to_string(), secret_file: secret_file.to_owned() });
     }
     if known.is_some() {
-        client.delete(&path).context("the node's secret is lost; remove its devices and the node, then run this again")?;
+        client.delete(&path).context(
+            "the node's secret is lost; remove its devices and the node, then run this again",
+        )?;
     }
     if found(client.get_value(&format!("/v1/sites/{SITE}")))?.is_none() {
         client.post("/v1/sites", &CreateSite { name: Name::new(SITE)?, kind: SiteKind::Data })?;
@@ -215,24 +239,38 @@ fn admit(client: &Client, arguments: &UpArguments, secret_file: &Path) -> anyhow
         std::fs::remove_file(secret_file).context("an old secret cannot be removed")?;
     }
     let changed = client.post("/v1/nodes", &body)?;
-    write_secret(secret_file, &changed.secret.context("the control plane gave no secret for the node")?)?;
+    write_secret(
+        secret_file,
+        &changed.secret.context("the control plane gave no secret for the node")?,
+    )?;
     let node = changed.created.context("the control plane gave no id for the node")?;
     Ok(Identity { node, secret_file: secret_file.to_owned() })
 }
 
 /// Makes the pool, and adds those devices that it does not have. The default file is only for a pool
 /// that has none.
-fn add_pool(client: &Client, devices: &[Locator], is_default: bool, overwrite: bool) -> anyhow::Result<()> {
+fn add_pool(
+    client: &Client,
+    devices: &[Locator],
+    is_default: bool,
+    overwrite: bool,
+) -> anyhow::Result<()> {
     let client = client.because("first run of this box");
     if found(client.get_value(&format!("/v1/pools/{POOL}")))?.is_none() {
-        let body = CreatePool { name: Name::new(POOL)?, site: Reference(SITE.to_owned()), extent_bytes: None };
+        let body = CreatePool {
+            name: Name::new(POOL)?,
+            site: Reference(SITE.to_owned()),
+            extent_bytes: None,
+        };
         client.post("/v1/pools", &body)?;
     }
     let known: Vec<DeviceView> = client.list_of("/v1/devices")?;
     if is_default && !known.is_empty() {
         return Ok(());
     }
-    let new = devices.iter().filter(|device| known.iter().all(|view| place(&view.locator) != place(device)));
+    let new = devices
+        .iter()
+        .filter(|device| known.iter().all(|view| place(&view.locator) != place(device)));
     for (index, locator) in new.enumerate() {
         let name = format!("{NODE}-{}", known.len() + index + 1);
         let body = CreateDevice {
@@ -278,7 +316,7 @@ fn start_self(words: &[&str]) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     Command::new(program)
         .args(words)
-        .arg("--end-with-parent")
+        .args(["--end-with-parent", &std::process::id().to_string()])
         .stdin(Stdio::null())
         // Ctrl-C is for this process, which then stops the others in order.
         .process_group(0)
@@ -288,7 +326,8 @@ fn start_self(words: &[&str]) -> anyhow::Result<Child> {
 }
 
 async fn stop(child: &mut Child) {
-    let process = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    let process =
+        child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
     if let Some(process) = process {
         let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
     }
@@ -298,5 +337,7 @@ async fn stop(child: &mut Child) {
 }
 
 fn text_of(path: &Path) -> anyhow::Result<String> {
-    path.to_str().map(ToOwned::to_owned).with_context(|| format!("{} is not UTF-8; choose another folder", path.display()))
+    path.to_str()
+        .map(ToOwned::to_owned)
+        .with_context(|| format!("{} is not UTF-8; choose another folder", path.display()))
 }
