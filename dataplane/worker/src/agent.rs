@@ -139,9 +139,9 @@ impl Agent {
                 event = control.recv() => self.heard(event),
                 event = reactors.recv() => match event {
                     Some(event) => {
-                        self.from_reactor(event);
+                        self.reactor_says(event);
                         while let Ok(event) = reactors.try_recv() {
-                            self.from_reactor(event);
+                            self.reactor_says(event);
                         }
                         Ok(())
                     }
@@ -500,7 +500,7 @@ impl Agent {
 
     // ---- reactors ----------------------------------------------------------------------------
 
-    fn from_reactor(&mut self, event: FromReactor) {
+    fn reactor_says(&mut self, event: FromReactor) {
         match event {
             FromReactor::Escalate(shard, escalation) => {
                 tracing::debug!(?escalation, "escalation");

@@ -230,7 +230,7 @@ impl Reactor {
                 self.with(shard, |shard| shard.mirror.submit(request, now));
             }
             Message::HostDone(tag, outcome) => self.host_done(tag, outcome),
-            Message::Adopt(connection) => self.adopt(connection),
+            Message::Adopt(connection) => self.adopt(*connection),
             Message::Stop => self.is_ending = true,
         }
     }

@@ -133,7 +133,7 @@ mod tests {
         let one = formatted();
         assert!(escalations.add(Some(3), one.clone()));
         let (id, requests) = escalations.next_batch(at(0), RETRY).unwrap();
-        assert_eq!(requests, [one.clone()]);
+        assert_eq!(requests, std::slice::from_ref(&one));
         assert_eq!(escalations.next_batch(at(999), RETRY), None);
         assert_eq!(escalations.next_retry(RETRY), Some(at(1_000)));
         assert_eq!(escalations.next_batch(at(1_000), RETRY), Some((id, requests.clone())));

@@ -152,21 +152,24 @@ async fn converse(socket: Socket, events: &mpsc::Sender<StreamEvent>) -> Result<
                     _ => break,
                 }
             }
-            message = from_control.next() => match { heard = Instant::now(); message } {
-                Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
-                    Ok(message) => {
-                        let message = StreamEvent::Message(Box::new(message));
-                        events.send(message).await.map_err(|_| Ended)?;
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the control plane's message cannot be read; is it of another version?");
-                        break;
-                    }
-                },
-                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-                // Pings are answered by the library.
-                Some(Ok(_)) => {}
-            },
+            message = from_control.next() => {
+                heard = Instant::now();
+                match message {
+                    Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
+                        Ok(message) => {
+                            let message = StreamEvent::Message(Box::new(message));
+                            events.send(message).await.map_err(|_| Ended)?;
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, "the control plane's message cannot be read; is it of another version?");
+                            break;
+                        }
+                    },
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => break,
+                    // Pings are answered by the library.
+                    Some(Ok(_)) => {}
+                }
+            }
         }
     }
     events.send(StreamEvent::Disconnected).await.map_err(|_| Ended)

@@ -130,14 +130,14 @@ impl Reactor {
     }
 
     /// Takes a link that another reactor accepted.
-    pub(super) fn adopt(&mut self, mut connection: Box<Connection>) {
+    pub(super) fn adopt(&mut self, mut connection: Connection) {
         self.connections_made += 1;
         let entry = self.connections.vacant_entry();
         let place = entry.key();
         connection.id = ConnectionId::new(self.connections_made, place);
         connection.moving_to = None;
         connection.is_listed = false;
-        entry.insert(*connection);
+        entry.insert(connection);
         self.list(place);
         self.greet_held(place);
     }

@@ -50,7 +50,8 @@ impl Wire {
             Err(_) => return None,
         }
         self.connection.tick(now);
-        Some(())
+        // A refused Connect ends here, not by the peer.
+        (!self.connection.is_closing()).then_some(())
     }
 }
 
