@@ -191,6 +191,16 @@ fn a_volume_only_grows_and_keeps_its_runs() {
 }
 
 #[test]
+fn a_volume_grows_into_the_last_free_extent_and_no_further() {
+    let mut world = World::with_volume();
+    let resize = |size_bytes| Command::ResizeVolume { volume: VOLUME, size_bytes };
+    let all = EXTENTS * EXTENT - 4 * MIB;
+    assert_eq!(world.refuses(resize(all + MIB)).0, "pool-full");
+    world.must(resize(all));
+    assert_eq!((free(&world, DEVICE_A), free(&world, DEVICE_B)), (0, 0));
+}
+
+#[test]
 fn a_mapped_volume_is_deleted_only_by_force() {
     let mut world = World::with_host();
     world.must(Command::MapVolume { volume: VOLUME, host: HOST, lun: None, read_only: false });
