@@ -10,6 +10,7 @@
 
 mod access;
 pub mod api;
+mod connections;
 pub mod domain;
 pub mod genesis;
 pub mod observed;

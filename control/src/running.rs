@@ -1,6 +1,7 @@
 //! A control process, from its start to its end.
 
 use crate::api::{self, App};
+use crate::connections::{Connections, Peer};
 use crate::genesis::{GenesisError, found};
 use crate::projection::{Projection, ProjectionError, Snapshot};
 use crate::secrets::{Secrets, SecretsError};
@@ -226,6 +227,7 @@ pub async fn run_on<L: Log>(
         times: config.times,
         audits: Arc::default(),
         unsafe_because: watch::Sender::new(Vec::new()),
+        stopping: stopping.clone(),
     };
     check_safety(&app, watched.as_ref()).await;
     let server = tokio::spawn(serve(listener, app.clone(), stopping.clone()));
@@ -244,7 +246,10 @@ pub async fn run_on<L: Log>(
             let _ = signal.subscribe().wait_for(|stop| *stop).await;
         }
         app.streams.goodbye_all("this control process is stopping");
-        let _ = tokio::time::timeout(DRAIN_WITHIN, server).await;
+        let server_abort = server.abort_handle();
+        if tokio::time::timeout(DRAIN_WITHIN, server).await.is_err() {
+            server_abort.abort();
+        }
         watching.abort();
         safety.abort();
         ended
@@ -316,11 +321,12 @@ async fn serve(listener: TcpListener, app: App, mut stop: watch::Receiver<bool>)
         .fallback(api::unknown_route)
         .method_not_allowed_fallback(api::unknown_method)
         .with_state(app);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let service = router.into_make_service_with_connect_info::<Peer>();
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stopped).await {
+    let connections = Connections::new(listener);
+    if let Err(error) = axum::serve(connections, service).with_graceful_shutdown(stopped).await {
         tracing::error!(%error, "the API ended");
     }
 }

@@ -221,7 +221,11 @@ impl Feed {
                 break stored;
             }
             let next = self.next;
-            let head = self.head.wait_for(|head| head.sequence.0 >= next).await.ok()?.sequence.0;
+            let stopping = &mut self.app.stopping;
+            let head = tokio::select! {
+                head = self.head.wait_for(|head| head.sequence.0 >= next) => head.ok()?.sequence.0,
+                _ = stopping.wait_for(|stop| *stop) => return None,
+            };
             let room = usize::try_from(head - next + 1).unwrap_or(READ_MAX).min(READ_MAX);
             self.read.extend(self.app.service.commits(Sequence(next), room).await.ok()?);
         };

@@ -3,11 +3,12 @@
 use super::App;
 use super::failure::Failure;
 use crate::access;
+use crate::connections::Peer;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use voute_schemas::CredentialId;
 use voute_schemas::commit::Actor;
 use voute_schemas::event::Role;
@@ -66,7 +67,7 @@ fn identify(app: &App, request: &Request) -> Result<Caller, Failure> {
         Failure::unauthenticated("the Authorization header holds no bearer token")
     })?;
     let source =
-        request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.0.ip());
     let found = app.service.read(|view| {
         let credentials = view.state.credentials();
         credentials

@@ -4,6 +4,7 @@ use super::answers::Take;
 use super::{Live, Streams, spec};
 use crate::access;
 use crate::api::App;
+use crate::connections::Peer;
 use crate::service::{Condition, Context, Done};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{ConnectInfo, State};
@@ -11,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,13 +29,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long one message may take to be sent.
 const SEND_WITHIN: Duration = Duration::from_secs(15);
-/// Largest message that a node may send, bytes.
-const FROM_NODE_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 4;
 
 /// `GET` [`voute_schemas::contract::PATH`].
 pub(crate) async fn serve(
     State(app): State<App>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -48,8 +47,8 @@ pub(crate) async fn serve(
         return (StatusCode::SERVICE_UNAVAILABLE, cause).into_response();
     }
     upgrade
-        .max_message_size(FROM_NODE_BYTES_MAX)
-        .max_frame_size(FROM_NODE_BYTES_MAX)
+        .max_message_size(MESSAGE_BYTES_MAX)
+        .max_frame_size(MESSAGE_BYTES_MAX)
         .on_upgrade(move |socket| run(app, node, peer.ip(), socket))
 }
 

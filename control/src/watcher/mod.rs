@@ -186,11 +186,12 @@ impl Watcher {
         now: Duration,
     ) -> Option<Duration> {
         let mut least = None;
-        for (id, node) in state.nodes().filter(|(_, node)| node.site == site) {
-            debug_assert_eq!(node.site, site);
+        for (id, _) in state.nodes().filter(|(_, node)| node.site == site) {
             let limit = match nodes.get(&id) {
                 Some(observed) => observed.heard_at + self.silence(),
-                None => SETTLING.max(self.silence()),
+                None if holds_devices(state, id) => SETTLING.max(self.silence()),
+                // It was admitted, and never came so far.
+                None => continue,
             };
             let silent_for = now.checked_sub(limit)?;
             least = Some(least.map_or(silent_for, |least: Duration| least.min(silent_for)));
@@ -371,6 +372,11 @@ pub(crate) fn attested(
 fn can_take_over(attested: &AttestedGroup, signalled: bool) -> bool {
     let Attestation { legs_open, owner_silent, lease_expired, silent_ms: _ } = attested.attestation;
     legs_open && owner_silent && (lease_expired || signalled)
+}
+
+/// Whether a node was ever there: it adopted a device.
+fn holds_devices(state: &State, node: NodeId) -> bool {
+    state.devices().any(|(_, device)| device.node == node && device.extents().is_some())
 }
 
 /// Whether a side that does not own a group says that it hears no owner.

@@ -1,1 +1,423 @@
+//! Given a state and what nodes say, when time passes, then proposals.
 
+use super::*;
+use crate::domain::{decide, decide_escalations, evolve};
+use crate::observed::ObservedNode;
+use voute_schemas::command::{Escalation, LegRequest};
+use voute_schemas::commit::{Actor, Commit, Outcome};
+use voute_schemas::contract::{GroupRole, GroupStatus, OpeningReport};
+use voute_schemas::place::{Locator, Portals};
+use voute_schemas::proof::Verifier;
+use voute_schemas::{Epoch, Hash, Name, Sequence, Token};
+
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Two sites with a node, a pool and a device each, and one mirrored volume owned at the first.
+struct World {
+    state: State,
+    sites: [SiteId; 2],
+    nodes: [NodeId; 2],
+    policy: PolicyId,
+    group: GroupId,
+    observed: Nodes,
+    watcher: Watcher,
+    now: Duration,
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+impl World {
+    fn new(mode: FailoverMode) -> Self {
+        let mut world = World {
+            state: State::default(),
+            sites: [SiteId::generate(), SiteId::generate()],
+            nodes: [NodeId::generate(), NodeId::generate()],
+            policy: PolicyId::generate(),
+            group: GroupId::generate(),
+            observed: Nodes::new(),
+            watcher: Watcher::new(Times::default()),
+            now: Duration::from_secs(100),
+        };
+        world.build(mode);
+        world
+    }
+
+    fn build(&mut self, mode: FailoverMode) {
+        let log_site = Verifier { name: "log".into(), key: Hash::of(b"key") };
+        self.give(Command::CreateCluster {
+            cluster: ClusterId::generate(),
+            name: name("c"),
+            log_site,
+        });
+        let rules = PolicyRules { mode, hold_down_ms: 0, preferred_site: None, failback: false };
+        self.give(Command::CreatePolicy { policy: self.policy, name: name("p"), rules });
+        let mut legs = Vec::new();
+        for index in 0..2 {
+            let (site, node) = (self.sites[index], self.nodes[index]);
+            let (pool, device) = (PoolId::generate(), DeviceId::generate());
+            let called = |noun: &str| name(&format!("{noun}{index}"));
+            let address =
+                |port: u16| format!("127.0.0.1:{}", port + 10 * index as u16).parse().unwrap();
+            let portals = Portals { nvme: address(1), iscsi: address(2), link: address(3) };
+            let verifier = Hash::of(&[index as u8]);
+            self.give(Command::AddSite { site, name: called("s"), kind: SiteKind::Data });
+            self.give(Command::AddNode { node, name: called("n"), site, portals, verifier });
+            self.give(Command::CreatePool {
+                pool,
+                name: called("p"),
+                site,
+                extent_bytes: 16 << 20,
+            });
+            let locator = Locator::Memory { size_bytes: 1 << 30 };
+            let overwrite = false;
+            self.give(Command::AddDevice {
+                device,
+                name: called("d"),
+                node,
+                pool,
+                locator,
+                overwrite,
+            });
+            self.escalate(
+                node,
+                Escalation::DeviceReady { device, size_bytes: 1 << 30, block_bytes: 512 },
+            );
+            legs.push(LegRequest { leg: LegId::generate(), pool });
+        }
+        self.give(Command::CreateVolume {
+            volume: VolumeId::generate(),
+            group: self.group,
+            name: name("v"),
+            size_bytes: 64 << 20,
+            block_bytes: 512,
+            legs: legs.clone(),
+            policy: Some(self.policy),
+        });
+        for (leg, node) in legs.iter().zip(self.nodes) {
+            self.escalate(node, Escalation::LegFormatted { leg: leg.leg });
+        }
+        for node in self.nodes {
+            self.heard(node);
+            self.says(node, false);
+        }
+    }
+
+    fn give(&mut self, command: Command) -> Vec<Event> {
+        let events = decide(&self.state, &command).unwrap();
+        self.commit(events)
+    }
+
+    fn escalate(&mut self, node: NodeId, request: Escalation) {
+        let outcomes = decide_escalations(&self.state, node, &[request]);
+        self.commit(outcomes.into_iter().next().unwrap().unwrap());
+    }
+
+    fn commit(&mut self, events: Vec<Event>) -> Vec<Event> {
+        let before = self.state.position();
+        let commit = Commit {
+            sequence: before.sequence.next(),
+            previous: before.hash,
+            id: CommitId::generate(),
+            time_unix_ms: 0,
+            actor: Actor::System,
+            origin: Origin::Policy,
+            source: None,
+            correlation: CorrelationId::generate(),
+            causation: None,
+            idempotency_key: None,
+            command: String::new(),
+            reason: String::new(),
+            outcome: Outcome::Accepted(events),
+        };
+        let position = Epoch { sequence: commit.sequence, hash: Hash::of_commit(&commit.encode()) };
+        evolve(&mut self.state, position, &commit);
+        commit.events().to_vec()
+    }
+
+    fn heard(&mut self, node: NodeId) {
+        let now = self.now;
+        let observed = self.observed.entry(node).or_insert_with(|| ObservedNode {
+            connected_since: Some(now),
+            closed_at: None,
+            heard_at: now,
+            incarnation: 1,
+            software: String::new(),
+            engine: String::new(),
+            obeyed: Epoch::ZERO,
+            devices: BTreeMap::new(),
+            links: Vec::new(),
+            groups: std::collections::HashMap::new(),
+        });
+        observed.heard_at = now;
+    }
+
+    /// A node reports its side of the group; `silent` if it hears no owner and granted no lease
+    /// that runs.
+    fn says(&mut self, node: NodeId, silent: bool) {
+        let group = self.state.group(self.group).unwrap();
+        let owns = group.owner == node;
+        let attestation = Attestation {
+            legs_open: true,
+            owner_silent: silent,
+            lease_expired: silent,
+            silent_ms: if silent { 2_000 } else { 0 },
+        };
+        let opening =
+            OpeningReport { barred_ms: 1, lease_wait_ms: 4, serving_ms: 9, first_io_ms: Some(30) };
+        let status = GroupStatus {
+            group: self.group,
+            epoch: group.epoch,
+            role: if owns { GroupRole::Serving } else { GroupRole::Following },
+            token: Token::default(),
+            legs: vec![],
+            attestation: (!owns).then_some(attestation),
+            resync: None,
+            last_io_unix_ms: None,
+            opening: owns.then_some(opening),
+        };
+        self.observed.get_mut(&node).unwrap().groups.insert(self.group, status);
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        self.now += duration;
+    }
+
+    fn assess(&mut self) -> Vec<Command> {
+        let unix_ms = 1_000_000 + milliseconds(self.now);
+        let now = Now { since_start: self.now, unix_ms };
+        let proposals = self.watcher.assess(&self.state, &self.observed, now);
+        proposals.into_iter().map(|proposal| proposal.command).collect()
+    }
+
+    /// The first node dies; the second goes on, hearing it no more.
+    fn lose_first(&mut self) {
+        self.observed.get_mut(&self.nodes[0]).unwrap().connected_since = None;
+        self.observed.get_mut(&self.nodes[0]).unwrap().closed_at = Some(self.now);
+        self.pass(SILENCE);
+        self.heard(self.nodes[1]);
+        self.says(self.nodes[1], true);
+    }
+
+    /// Gives the one command that is proposed.
+    fn take_only(&mut self, kind: &str) -> Vec<Event> {
+        let commands = self.assess();
+        let names: Vec<_> = commands.iter().map(Command::name).collect();
+        assert_eq!(names, [kind]);
+        self.give(commands.into_iter().next().unwrap())
+    }
+}
+
+#[test]
+fn while_all_is_well_nothing_is_proposed() {
+    let mut world = World::new(FailoverMode::Automatic);
+    for _ in 0..100 {
+        world.pass(Duration::from_millis(100));
+        for node in world.nodes {
+            world.heard(node);
+        }
+        assert!(world.assess().is_empty());
+    }
+}
+
+#[test]
+fn a_silent_site_is_lost_only_after_the_stated_silence() {
+    let mut world = World::new(FailoverMode::Automatic);
+    world.pass(SILENCE - Duration::from_millis(1));
+    world.heard(world.nodes[1]);
+    assert!(world.assess().is_empty());
+    world.pass(Duration::from_millis(1));
+    assert!(matches!(
+        world.assess()[..],
+        [Command::ReportSiteCondition { site, condition: SiteCondition::Lost, .. }] if site == world.sites[0]
+    ));
+}
+
+#[test]
+fn a_lost_site_fails_over_once_its_other_side_attests() {
+    let mut world = World::new(FailoverMode::Automatic);
+    world.lose_first();
+    world.says(world.nodes[1], false);
+    world.take_only("ReportSiteCondition");
+    assert!(world.assess().is_empty(), "the other side still hears the owner");
+    world.says(world.nodes[1], true);
+    let events = world.take_only("FailOverSite");
+    let Event::FailoverDecided { evidence, .. } = &events[0] else { panic!("{events:?}") };
+    assert_eq!(evidence.decided_unix_ms - evidence.first_sign_unix_ms, 2_000);
+    assert!(matches!(events[1], Event::OwnerMoved { to, .. } if to == world.nodes[1]));
+    assert_eq!(events.len(), 2);
+    world.says(world.nodes[1], true);
+    assert!(world.assess().is_empty(), "a site fails over once");
+}
+
+#[test]
+fn an_attestation_of_an_older_epoch_is_worth_nothing() {
+    let mut world = World::new(FailoverMode::Automatic);
+    world.lose_first();
+    world.take_only("ReportSiteCondition");
+    let node = world.nodes[1];
+    let group = world.group;
+    let status = world.observed.get_mut(&node).unwrap().groups.get_mut(&group).unwrap();
+    status.epoch = Epoch { sequence: Sequence(1), hash: Hash::ZERO };
+    assert!(world.assess().is_empty());
+}
+
+#[test]
+fn policies_say_what_moves_by_itself() {
+    for mode in [FailoverMode::OnSignal, FailoverMode::Manual] {
+        let mut world = World::new(mode);
+        world.lose_first();
+        world.take_only("ReportSiteCondition");
+        assert!(world.assess().is_empty(), "{mode:?}");
+    }
+    for (mode, moves) in [
+        (FailoverMode::Automatic, true),
+        (FailoverMode::OnSignal, true),
+        (FailoverMode::Manual, false),
+    ] {
+        let mut world = World::new(mode);
+        world.says(world.nodes[1], true);
+        let site = world.sites[0];
+        let (condition, source) = (SiteCondition::Fire, ConditionSource::Signal);
+        world.give(Command::ReportSiteCondition { site, condition, source, detail: "x".into() });
+        let names: Vec<_> = world.assess().iter().map(Command::name).collect();
+        assert_eq!(names.contains(&"FailOverSite"), moves, "{mode:?}: {names:?}");
+    }
+}
+
+#[test]
+fn a_hold_down_is_waited_for_beyond_detection() {
+    let mut world = World::new(FailoverMode::Automatic);
+    let rules = PolicyRules {
+        mode: FailoverMode::Automatic,
+        hold_down_ms: 3_000,
+        preferred_site: None,
+        failback: false,
+    };
+    world.give(Command::ChangePolicy { policy: world.policy, rules });
+    world.lose_first();
+    world.take_only("ReportSiteCondition");
+    world.pass(Duration::from_millis(2_999));
+    world.heard(world.nodes[1]);
+    assert!(world.assess().is_empty());
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.assess()[0].name(), "FailOverSite");
+}
+
+#[test]
+fn an_unsafe_log_moves_nothing_but_says_what_is_lost() {
+    let mut world = World::new(FailoverMode::Automatic);
+    world.watcher.may_act = false;
+    world.lose_first();
+    world.take_only("ReportSiteCondition");
+    assert!(world.assess().is_empty());
+    world.watcher.may_act = true;
+    assert_eq!(world.assess()[0].name(), "FailOverSite");
+}
+
+#[test]
+fn a_refused_proposal_is_not_repeated_at_once() {
+    let mut world = World::new(FailoverMode::Automatic);
+    world.lose_first();
+    assert_eq!(world.assess().len(), 1);
+    world.watcher.refused(world.sites[0], world.now);
+    assert!(world.assess().is_empty());
+    world.pass(REFUSED_PAUSE);
+    world.heard(world.nodes[1]);
+    assert_eq!(world.assess().len(), 1);
+}
+
+#[test]
+fn phases_are_recorded_once_the_new_owner_serves() {
+    let mut world = World::new(FailoverMode::Automatic);
+    world.lose_first();
+    world.take_only("ReportSiteCondition");
+    let events = world.take_only("FailOverSite");
+    let sequence = world.state.position().sequence;
+    let took = Duration::from_millis(12);
+    world.watcher.committed(&events, sequence, took, world.now);
+    assert!(world.assess().is_empty(), "its node has not obeyed yet");
+    world.says(world.nodes[1], false);
+    let recorded = world.take_only("RecordFailover");
+    let Event::FailoverMeasured { phases, .. } = &recorded[0] else { panic!("{recorded:?}") };
+    let expected = FailoverPhases {
+        detection_ms: 2_000,
+        commit_ms: 12,
+        lease_wait_ms: 4,
+        open_ms: 5,
+        first_io_ms: Some(21),
+        groups: 1,
+    };
+    assert_eq!(*phases, expected);
+    assert!(world.assess().is_empty());
+}
+
+#[test]
+fn a_site_is_normal_again_when_a_node_of_it_is_heard() {
+    let mut world = World::new(FailoverMode::Manual);
+    world.lose_first();
+    world.take_only("ReportSiteCondition");
+    world.heard(world.nodes[0]);
+    let events = world.take_only("ReportSiteCondition");
+    assert!(matches!(
+        events[0],
+        Event::SiteConditionReported { condition: SiteCondition::Normal, .. }
+    ));
+}
+
+#[test]
+fn what_a_signal_reported_is_not_ended_by_the_watcher() {
+    let mut world = World::new(FailoverMode::Manual);
+    let site = world.sites[0];
+    let (condition, source) = (SiteCondition::Maintenance, ConditionSource::Signal);
+    world.give(Command::ReportSiteCondition { site, condition, source, detail: "x".into() });
+    assert!(world.assess().is_empty());
+}
+
+#[test]
+fn groups_fail_back_only_where_the_policy_says_so_and_the_node_stayed() {
+    let mut world = World::new(FailoverMode::Automatic);
+    let rules = PolicyRules {
+        mode: FailoverMode::Automatic,
+        hold_down_ms: 0,
+        preferred_site: Some(world.sites[1]),
+        failback: true,
+    };
+    world.give(Command::ChangePolicy { policy: world.policy, rules });
+    let now = world.now;
+    world.observed.get_mut(&world.nodes[1]).unwrap().connected_since = Some(now);
+    assert!(world.assess().is_empty(), "its node has only just come");
+    world.pass(FAILBACK_AFTER);
+    for node in world.nodes {
+        world.heard(node);
+    }
+    let events = world.take_only("MoveOwner");
+    assert!(matches!(events[0], Event::OwnerMoved { kind: MoveKind::Planned, .. }));
+    world.pass(RARE_INTERVAL);
+    for node in world.nodes {
+        world.heard(node);
+        world.says(node, false);
+    }
+    assert!(world.assess().is_empty(), "it is where it should be");
+}
+
+#[test]
+fn a_node_that_was_admitted_but_never_came_is_no_loss() {
+    let mut world = World::new(FailoverMode::Automatic);
+    let site = SiteId::generate();
+    world.give(Command::AddSite { site, name: name("new"), kind: SiteKind::Data });
+    let portals = Portals {
+        nvme: "127.0.0.1:901".parse().unwrap(),
+        iscsi: "127.0.0.1:902".parse().unwrap(),
+        link: "127.0.0.1:903".parse().unwrap(),
+    };
+    let node = NodeId::generate();
+    let verifier = Hash::of(b"new");
+    world.give(Command::AddNode { node, name: name("new"), site, portals, verifier });
+    world.pass(Duration::from_secs(60));
+    for node in world.nodes {
+        world.heard(node);
+    }
+    assert!(world.assess().is_empty());
+}

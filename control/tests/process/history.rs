@@ -1,8 +1,11 @@
 //! Restarts, rebuilds, several processes on one log, damage.
 
-use crate::client::{Control, config};
+use crate::client::{Control, config, request};
+use crate::fake_node::{self, FakeNode};
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use voute_control::domain::State;
 use voute_control::projection::Projection;
 use voute_control::rebuild::rebuild;
@@ -11,7 +14,8 @@ use voute_control::service::{Context, Done};
 use voute_events::{EmbeddedLog, Log, Position};
 use voute_schemas::commit::Origin;
 use voute_schemas::event::SiteKind;
-use voute_schemas::{Command, Name, Sequence, SiteId};
+use voute_schemas::place::Portals;
+use voute_schemas::{Command, Hash, Name, NodeId, Sequence, SiteId};
 
 fn add_site(name: String) -> Command {
     Command::AddSite {
@@ -47,13 +51,20 @@ async fn a_restart_begins_at_the_snapshot_and_gives_the_same_state() {
     }
 }
 
-/// Counts what is read.
-struct Counting {
+/// Notes what is read, and can make a commit look like one of a newer version.
+struct Watched {
     log: EmbeddedLog,
-    lowest: std::sync::atomic::AtomicU64,
+    lowest: AtomicU64,
+    unreadable: AtomicU64,
 }
 
-impl Log for Counting {
+impl Watched {
+    fn new(log: EmbeddedLog) -> Arc<Self> {
+        Arc::new(Watched { log, lowest: AtomicU64::new(u64::MAX), unreadable: AtomicU64::new(0) })
+    }
+}
+
+impl Log for Watched {
     async fn append(
         &self,
         expected: Position,
@@ -67,8 +78,15 @@ impl Log for Counting {
         from: Sequence,
         limit: usize,
     ) -> Result<Vec<voute_events::StoredCommit>, voute_events::ReadError> {
-        self.lowest.fetch_min(from.0, std::sync::atomic::Ordering::Relaxed);
-        self.log.read(from, limit).await
+        self.lowest.fetch_min(from.0, Relaxed);
+        let mut commits = self.log.read(from, limit).await?;
+        for commit in &mut commits {
+            if commit.position.sequence.0 == self.unreadable.load(Relaxed) {
+                commit.bytes.push(0);
+                commit.position.hash = Hash::of_commit(&commit.bytes);
+            }
+        }
+        Ok(commits)
     }
 
     async fn wait(&self, from: Sequence) {
@@ -98,14 +116,14 @@ async fn a_restart_reads_only_the_tail_that_the_snapshot_lacks() {
     let digest = running.service().state().digest();
     running.stop();
     running.ended().await.unwrap();
-    let counting = Arc::new(Counting { log, lowest: std::sync::atomic::AtomicU64::new(u64::MAX) });
+    let counting = Watched::new(log);
     let running =
         run_on(Arc::clone(&counting), None, config(folder.path()), std::future::pending())
             .await
             .unwrap();
     assert_eq!(running.service().state().digest(), digest);
     // 53 was the last commit of the first run; reading begins at it, to compare its hash.
-    assert_eq!(counting.lowest.load(std::sync::atomic::Ordering::Relaxed), 53);
+    assert_eq!(counting.lowest.load(Relaxed), 53);
     running.stop();
     running.ended().await.unwrap();
 }
@@ -199,6 +217,41 @@ async fn two_processes_on_one_log_commit_each_command_once_and_agree() {
     assert_eq!(rebuilt.state.digest(), first.service().state().digest());
     assert_eq!(State::decode(&rebuilt.state.encode()).unwrap().digest(), rebuilt.state.digest());
     assert_eq!(rebuilt.state.sites().count(), 50);
+}
+
+#[tokio::test]
+async fn a_process_that_had_to_stop_projecting_drops_its_nodes_and_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = Watched::new(EmbeddedLog::open(folder.path().join("shared.redb")).unwrap());
+    let running = run_on(Arc::clone(&log), None, config(folder.path()), std::future::pending())
+        .await
+        .unwrap();
+    let service = running.service();
+    let north = add_site("north".into());
+    let Command::AddSite { site, .. } = north else { unreachable!() };
+    service.submit(north, context()).await.unwrap();
+    let portals = Portals {
+        nvme: "127.0.0.1:1".parse().unwrap(),
+        iscsi: "127.0.0.1:2".parse().unwrap(),
+        link: "127.0.0.1:3".parse().unwrap(),
+    };
+    let (node, name) = (NodeId::generate(), Name::new("n").unwrap());
+    let verifier = Hash::of(b"secret");
+    let command = Command::AddNode { node, name, site, portals, verifier };
+    service.submit(command, context()).await.unwrap();
+    let id = node.to_string();
+    let fake = FakeNode::connect(running.address(), &id, "secret", 1).await;
+    fake.until("a spec", |inside| (inside.specs > 0).then_some(())).await;
+    log.unreadable.store(service.state().position().sequence.next().0, Relaxed);
+    service.submit(add_site("south".into()), context()).await.unwrap_err();
+    let cause = fake.until("goodbye", |inside| inside.goodbye.clone()).await;
+    assert!(cause.contains("projection stopped"), "{cause}");
+    assert_eq!(fake_node::open(running.address(), &id, "secret").await.err(), Some(503));
+    let health = request(running.address(), "GET", "/v1/health", &[], b"").await;
+    assert_eq!(health.status, 503);
+    assert!(health.text.contains("newer version"), "{}", health.text);
+    running.stop();
+    running.ended().await.unwrap_err();
 }
 
 #[tokio::test]
