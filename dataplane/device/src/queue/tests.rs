@@ -498,3 +498,42 @@ proptest::proptest! {
         proptest::prop_assert_eq!(&covered[..], &where_is[offset as usize..(offset + length) as usize]);
     }
 }
+
+/// How a reactor sleeps: in a ring of its own, with a poll on the queue's descriptor.
+#[test]
+fn a_sleep_in_another_ring_ends_when_a_request_completes() {
+    let fixture = file(8 << 20);
+    let mut bench = Bench::new(8);
+    let id = bench.add(&fixture.adopted.device);
+    let leg = bench.leg(&[(id, 0, 7)]);
+    let mut builder: io_uring::Builder = io_uring::IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun();
+    let Ok(mut outer) = builder.build(8) else {
+        println!("SKIPPED: this kernel does not defer task work");
+        return;
+    };
+    for round in 0..300u64 {
+        let offset = round % 7 * EXTENT + round * 512;
+        let kind = match round % 3 {
+            0 => DeviceKind::Read { length: 4096 },
+            1 => DeviceKind::Write { data: Arc::new(Buffer::copy_of(&[1; 4096])) },
+            _ => DeviceKind::Zero { length: 4096, release: true },
+        };
+        bench.submit(leg, offset, kind);
+        bench.queue.flush_submissions();
+        while bench.queue.pending() > 0 {
+            let descriptor = io_uring::types::Fd(bench.queue.as_raw_fd());
+            let poll = io_uring::opcode::PollAdd::new(descriptor, libc::POLLIN as u32).build();
+            // SAFETY: the entry names no memory.
+            unsafe { outer.submission().push(&poll).unwrap() };
+            let patience = io_uring::types::Timespec::from(PATIENCE);
+            let arguments = io_uring::types::SubmitArgs::new().timespec(&patience);
+            let woken = outer.submitter().submit_with_args(1, &arguments);
+            woken.expect("the sleep ends by a completion, not by its limit");
+            outer.completion().for_each(drop);
+            while let Some((_, result)) = bench.queue.complete() {
+                result.unwrap();
+            }
+        }
+    }
+}
