@@ -21,10 +21,21 @@ pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("voute: {error:#}");
+            eprintln!("voute: {}", in_words(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes; those that the words before them already tell are left out.
+fn in_words(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |words, cause| {
+        match (words.is_empty(), words.contains(&cause)) {
+            (true, _) => cause,
+            (false, true) => words,
+            (false, false) => words + ": " + &cause,
+        }
+    })
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -19,6 +19,8 @@ use voute_schemas::{Name, NodeId};
 
 /// The two sites; the first owns the volume at first.
 pub const SITES: [&str; 2] = ["paris", "lyon"];
+/// Name of the control plane's process.
+pub const CONTROL: &str = "control";
 /// The volume.
 pub const VOLUME: &str = "demo";
 /// Its size.
@@ -60,6 +62,7 @@ pub struct Cluster {
     pub log: String,
     /// One node a site.
     pub nodes: Vec<SiteNode>,
+    control: Vec<String>,
 }
 
 impl Cluster {
@@ -82,13 +85,21 @@ impl Cluster {
             ])
             .chain(nats.map(stream_of_run).into_iter().flatten())
             .collect::<Vec<_>>();
-        stage.start_self("control", &arguments)?;
+        stage.start_self(CONTROL, &arguments)?;
         let api = format!("http://{listen}");
         let client = stage.wait_until("the control plane's first answer", || {
             let client = Client::new(&api, Some(stage.token(&token_file)?));
             client.get::<StatusView>("/v1/status").ok().map(|_| client)
         })?;
-        Ok(Cluster { client, token_file, log, nodes: Vec::new() })
+        Ok(Cluster { client, token_file, log, nodes: Vec::new(), control: arguments })
+    }
+
+    /// Starts the control plane's process again, as it was started at first. Does not wait.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_control(&self, stage: &Stage) -> anyhow::Result<()> {
+        stage.start_self(CONTROL, &self.control)
     }
 
     /// Adds the sites, admits a node at each and starts it.

@@ -11,6 +11,9 @@ use std::time::Duration;
 /// The oldest version whose compare-and-append can be trusted.
 const VERSION_MIN: (u32, u32, u32) = (2, 15, 1);
 
+/// Name of its process.
+pub const PROCESS: &str = "nats-server";
+
 /// A nats-server that runs.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -25,22 +28,32 @@ pub struct Server {
 /// # Errors
 /// If none is found, or the one that is found is too old or does not start.
 pub fn start(stage: &Stage) -> anyhow::Result<Server> {
-    let program = find()?;
     let addresses = free_addresses(2)?;
     let (address, monitoring) = (addresses[0], addresses[1]);
-    let configuration = stage.folder().join("nats.conf");
     std::fs::write(
-        &configuration,
+        configuration_of(stage),
         configuration_text(address, monitoring, &stage.folder().join("nats")),
     )?;
-    let mut command = Command::new(program);
-    command.arg("--config").arg(&configuration);
-    stage.start("nats-server", command)?;
+    start_again(stage)?;
     stage.wait_until("nats-server's greeting", || greets(address).then_some(()))?;
     Ok(Server {
         url: format!("nats://{address}"),
         monitoring: Some(format!("http://{monitoring}")),
     })
+}
+
+/// Starts the server that [`start`] configured once more, after it ended. Does not wait.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn start_again(stage: &Stage) -> anyhow::Result<()> {
+    let mut command = Command::new(find()?);
+    command.arg("--config").arg(configuration_of(stage));
+    stage.start(PROCESS, command)
+}
+
+fn configuration_of(stage: &Stage) -> PathBuf {
+    stage.folder().join("nats.conf")
 }
 
 /// Every acknowledged append is on the disk: `sync_interval: always`.

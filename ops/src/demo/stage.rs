@@ -74,6 +74,7 @@ pub struct Stage {
     // Before the folder: dropped first.
     guard: KillOnDrop,
     folder: TempDir,
+    program: PathBuf,
 }
 
 struct KillOnDrop(Children);
@@ -85,16 +86,24 @@ impl Drop for KillOnDrop {
 }
 
 impl Stage {
-    /// An empty stage.
+    /// An empty stage, on which this same program runs.
     ///
     /// # Errors
     /// If no temporary folder can be made.
     pub fn new() -> anyhow::Result<Self> {
+        Stage::of(std::env::current_exe().context("cannot tell where this program is")?)
+    }
+
+    /// An empty stage, on which `program`, a `voute`, runs.
+    ///
+    /// # Errors
+    /// If no temporary folder can be made.
+    pub fn of(program: PathBuf) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("voute-demo-")
             .tempdir()
             .context("cannot make a temporary folder; set TMPDIR to a folder that you may write")?;
-        Ok(Stage { guard: KillOnDrop(Children::default()), folder })
+        Ok(Stage { guard: KillOnDrop(Children::default()), folder, program })
     }
 
     /// The processes.
@@ -109,13 +118,18 @@ impl Stage {
         self.folder.path()
     }
 
-    /// Starts this same program as another process; its log goes to `NAME.log` in the folder.
+    /// The program that [`start_self`](Self::start_self) starts.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Starts the stage's program as another process; its log goes to `NAME.log` in the folder.
     ///
     /// # Errors
     /// If it cannot be started.
     pub fn start_self(&self, name: &str, arguments: &[String]) -> anyhow::Result<()> {
-        let program = std::env::current_exe().context("cannot tell where this program is")?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(&self.program);
         command.args(arguments).args(["--end-with-parent", &std::process::id().to_string()]);
         self.start(name, command)
     }
