@@ -1,7 +1,9 @@
 //! Reading for effect: in order, each commit verified before it is handed on.
 
 use crate::{Log, Position, ReadError, StoredCommit};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use voute_schemas::{Commit, Hash, Sequence};
 
 /// Most commits in one batch, whatever is asked for; memory is bounded by this and by
@@ -13,17 +15,33 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
 /// Reads a log from a position that is already trusted, and yields only commits that decode, are
 /// numbered without a gap, and hold the hash of the one before. Once it met anything else it stops:
 /// every later call returns the same error.
+///
+/// While one full batch is being verified, the next is already being read: at most two are in memory.
 pub struct VerifiedReader<L> {
-    log: L,
+    log: Arc<L>,
     at: Position,
     damage: Option<(Sequence, String)>,
+    ahead: Option<Ahead>,
+}
+
+/// A read that was begun before it was asked for.
+struct Ahead {
+    /// It begins with this commit, which is known.
+    at: Position,
+    read: JoinHandle<Result<Vec<StoredCommit>, ReadError>>,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.read.abort();
+    }
 }
 
 impl<L: Log> VerifiedReader<L> {
     /// Begins after `at`, which is checked to be in the log at the first read
     /// ([`Position::ZERO`] for the whole log).
     pub fn new(log: L, at: Position) -> Self {
-        VerifiedReader { log, at, damage: None }
+        VerifiedReader { log: Arc::new(log), at, damage: None, ahead: None }
     }
 
     /// The last commit that was yielded, or where the reader began.
@@ -55,9 +73,14 @@ impl<L: Log> VerifiedReader<L> {
         if let Some((sequence, cause)) = &self.damage {
             return Err(ReadError::Damaged { sequence: *sequence, cause: cause.clone() });
         }
-        let stored = self.read_after_position(limit.clamp(1, BATCH_MAX)).await;
-        let mut verified = Vec::new();
-        for commit in self.remember(stored)? {
+        let limit = limit.clamp(1, BATCH_MAX);
+        let stored = self.read_after_position(limit).await;
+        let stored = self.remember(stored)?;
+        if stored.len() >= limit {
+            self.read_ahead(stored[stored.len() - 1].position, limit);
+        }
+        let mut verified = Vec::with_capacity(stored.len());
+        for commit in stored {
             match verify(self.at, &commit) {
                 Ok(decoded) => {
                     self.at = commit.position;
@@ -81,13 +104,17 @@ impl<L: Log> VerifiedReader<L> {
 
     /// Reads from the known position itself on, so that a log that was shortened or replaced since
     /// is noticed at every read.
-    async fn read_after_position(&self, limit: usize) -> Result<Vec<StoredCommit>, ReadError> {
+    async fn read_after_position(&mut self, limit: usize) -> Result<Vec<StoredCommit>, ReadError> {
         if self.at.sequence == Sequence(0) {
             return self.log.read(Sequence(1), limit).await;
         }
         let mut waited = Duration::ZERO;
         loop {
-            let mut commits = self.log.read(self.at.sequence, limit + 1).await?;
+            let mut commits = match self.take_ahead().await {
+                Some(commits) => commits,
+                None => self.log.read(self.at.sequence, limit + 1).await?,
+            };
+            commits.truncate(limit + 1);
             if let Some(first) = commits.first() {
                 if first.position == self.at && Hash::of_commit(&first.bytes) == self.at.hash {
                     commits.remove(0);
@@ -108,6 +135,21 @@ impl<L: Log> VerifiedReader<L> {
             tokio::time::sleep(SETTLE_INTERVAL).await;
             waited += SETTLE_INTERVAL;
         }
+    }
+
+    /// Begins to read what follows `at` and `at` itself.
+    fn read_ahead(&mut self, at: Position, limit: usize) {
+        let log = Arc::clone(&self.log);
+        let read = tokio::spawn(async move { log.read(at.sequence, limit + 1).await });
+        self.ahead = Some(Ahead { at, read });
+    }
+
+    /// What was read ahead, if it is what is wanted now and goes beyond what is known; an empty or
+    /// failed answer is asked for again.
+    async fn take_ahead(&mut self) -> Option<Vec<StoredCommit>> {
+        let mut ahead = self.ahead.take().filter(|ahead| ahead.at == self.at)?;
+        let commits = (&mut ahead.read).await.ok()?.ok()?;
+        (commits.len() > 1).then_some(commits)
     }
 
     fn damaged<T>(&self, cause: String) -> Result<T, ReadError> {

@@ -5,6 +5,8 @@
 //! `samples.rs`, run this test once with `VOUTE_WRITE_GOLDEN=1`: it writes the missing files and
 //! their lines in `MANIFEST`, and touches none that is there.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may end it like the test itself")]
+
 mod samples;
 
 use samples::{COMMIT_SAMPLES, EVENT_VARIANTS, NESTED_VARIANTS, event_samples, variant_of};
