@@ -1,0 +1,59 @@
+# Sourced in the guest: the steps that both protocols share.
+# env CLUSTER: how to call cluster.sh on the machine outside.
+. /rig/lib.sh
+mkdir -p /tmp/jobs
+
+cluster() { host "$CLUSTER $*"; }
+die() { echo "FAILED: $*"; dmesg | tail -40; exit 1; }
+result() { printf 'RESULT %-52s %s\n' "$1" "$2"; }
+
+# check WHAT COMMAND...: which must succeed.
+check() {
+    local what=$1
+    shift
+    "$@" >/tmp/check.out 2>&1 || { cat /tmp/check.out; die "$what ($*)"; }
+    result "$what" ok
+}
+
+# write_jobs FILE-NAME DEVICE SECONDS BYTES...: writes at random places and reads each back, one
+# job a block size, each in its own 8 MiB.
+write_jobs() {
+    local name=$1 device=$2 seconds=$3 bytes at=0
+    shift 3
+    {
+        printf '[global]\nfilename=%s\nioengine=libaio\ndirect=1\nrw=randwrite\niodepth=4\n' "$device"
+        printf 'verify=crc32c\nverify_backlog=32\nverify_fatal=1\nverify_dump=0\ntime_based\nruntime=%s\nsize=8m\n' "$seconds"
+        for bytes in "$@"; do
+            printf '[%s]\nbs=%s\noffset=%sm\n' "$bytes" "$bytes" "$at"
+            at=$((at + 8))
+        done
+    } >"/tmp/jobs/$name"
+}
+
+# fio_start NAME: the jobs of that name, in the background.
+fio_start() {
+    fio --output-format=json --output="/tmp/jobs/$1.json" "/tmp/jobs/$1" >"/tmp/jobs/$1.err" 2>&1 &
+    echo $! >"/tmp/jobs/$1.pid"
+}
+
+# fio_end NAME WHAT: it must have seen no error; says what the longest request took.
+fio_end() {
+    wait "$(cat "/tmp/jobs/$1.pid")" || { cat "/tmp/jobs/$1.err"; tail -50 "/tmp/jobs/$1.json"; die "$2: fio ended with an error"; }
+    jq -e '[.jobs[].error] | all(. == 0)' "/tmp/jobs/$1.json" >/dev/null || die "$2: an error reached fio"
+    jq -e '[.jobs[].write.total_ios] | all(. > 0)' "/tmp/jobs/$1.json" >/dev/null || die "$2: a job of fio wrote nothing"
+    result "$2" "$(jq -r '[.jobs[] | .write, .read] | "\(map(.total_ios) | add) requests, 0 errors, longest \((map(.clat_ns.max // 0) | max) / 1e6 | floor) ms"' "/tmp/jobs/$1.json")"
+}
+
+# pledge DEVICE: fills 32 MiB at 96 MiB with known bytes; kept DEVICE: they are still there.
+pledge_fio() {
+    fio --name=pledge --filename="$1" --ioengine=libaio --direct=1 --rw=write --bs=64k --iodepth=4 \
+        --offset=96m --size=32m --verify=crc32c "${@:2}"
+}
+pledge() { check "acknowledged bytes written" pledge_fio "$1" --do_verify=0; }
+kept() { check "every acknowledged byte is there: $2" pledge_fio "$1" --verify_only; }
+
+# quiet_kernel: no error of a disk in the kernel's log.
+quiet_kernel() {
+    ! dmesg | grep -E 'I/O error|Buffer I/O|EXT4-fs error|XFS.*(error|shut)|hung_task|blocked for more' || die "the kernel complains"
+    result "kernel's log without an I/O error" ok
+}

@@ -1,0 +1,130 @@
+# In the guest: the kernel's NVMe/TCP with native multipath against both sites.
+# env NQN, CLUSTER; EXTRA (more options of connect), QUICK=1 (only connect, verify, kill, disconnect)
+set -euo pipefail
+. ./guest-lib.sh
+RECOMMENDED="--keep-alive-tmo=2 --reconnect-delay=1 --ctrl-loss-tmo=-1"
+SMALL_SIZES="512 1k 4k 16k 64k 128k 256k 1m"
+LARGE_SIZES="4k 8k 64k 1m"
+
+live_paths() { [ "$(nvme_paths "$NQN" | grep -c ' live ')" = "$1" ]; }
+# ana VOLUME-NSID: the states of its paths, in words, sorted.
+ana() { nvme_paths "$NQN" | grep -o "nvme[0-9]*c[0-9]*n$1:[a-z-]*" | cut -d: -f2 | sort | tr '\n' ' '; }
+two_states() { [ "$(ana "$1")" = "inaccessible optimized " ]; }
+all_well() { live_paths 2 && two_states 1 && two_states 2; }
+size_is() { [ "$(blockdev --getsize64 "$1")" = "$2" ]; }
+controllers() { nvme_paths "$NQN" | cut -d' ' -f1; }
+
+connect() {
+    # shellcheck disable=SC2086
+    check "connect-all by one site's portal" nvme connect-all -t tcp -a 10.77.1.1 -s 4420 $RECOMMENDED "$@"
+    settle
+    wait_for 30 all_well || { nvme_paths "$NQN"; die "not two live paths with two ANA states"; }
+    result "one multipath device, two paths, two ANA states" ok
+    disk=$(nvme_disk "$NQN")
+    small=${disk%n*}n1 large=${disk%n*}n2
+    [ -b "$small" ] && [ -b "$large" ] || die "no $small or $large"
+}
+
+tools() {
+    local c command
+    c=/dev/$(controllers | head -1)
+    for command in "id-ctrl -H $c" "list-ns $c" "list-ns -a $c" "id-ns -H $small" "ns-descs $small" \
+        "id-ns -H $large" "cmdset-ind-id-ns $c -n 1" "nvm-id-ctrl $c" "nvm-id-ns $c -n 1" "id-iocs $c" \
+        "supported-log-pages $c" "error-log $c" "smart-log $c" "fw-log $c" "changed-ns-list-log $c" \
+        "effects-log -c 0 $c" "ana-log $c" "show-regs -H $c" "get-feature -H -f 0x01 $c" "get-feature -H -f 0x02 $c" \
+        "get-feature -H -f 0x04 $c" "get-feature -H -f 0x05 $c" "get-feature -H -f 0x07 $c" \
+        "get-feature -H -f 0x08 $c" "get-feature -H -f 0x09 $c" "get-feature -H -f 0x0a $c" "get-feature -H -f 0x0b $c" \
+        "get-feature -H -f 0x0f $c" "flush $small" "verify $small -s 0 -c 15" \
+        "write-zeroes $small -s 64 -c 7" "write-zeroes $small -s 64 -c 7 --deac" "dsm $small -d -s 128 -b 8"; do
+        # shellcheck disable=SC2086
+        nvme $command >/tmp/tool.out 2>&1 || { cat /tmp/tool.out; die "nvme $command"; }
+        grep -iE 'invalid|unknown|error:|nvme status' /tmp/tool.out && die "nvme $command complains"
+    done
+    result "nvme-cli: identify, logs, features, commands" ok
+}
+
+# burst WHAT ACTION...: fio on the raw volume and in a file system while the action happens.
+burst() {
+    local what=$1
+    shift
+    write_jobs small "$small" 25 $SMALL_SIZES
+    write_jobs large /mnt/file 25 $LARGE_SIZES
+    fio_start small
+    fio_start large
+    sleep 6
+    "$@"
+    fio_end small "$what, raw 512 B to 1 MiB"
+    fio_end large "$what, in ext4"
+    kept "$small" "$what"
+}
+
+kill_owner() { cluster kill a; }
+come_back() {
+    cluster start a
+    cluster healthy
+    wait_for 60 all_well || { nvme_paths "$NQN"; die "the path did not come back"; }
+    result "node back, legs resynced, two live paths" ok
+}
+move() { cluster do volume move small --to "$1" && cluster do volume move large --to "$1"; }
+reset_both() { local c; for c in $(controllers); do nvme reset "/dev/$c"; sleep 3; done; }
+freeze_other_path() {
+    host "$RIG/guest link $RIG_GUEST b off"
+    wait_for 40 live_paths 1 || die "the silent path was not noticed"
+    host "$RIG/guest link $RIG_GUEST b on"
+    wait_for 60 live_paths 2 || die "the silent path did not come back"
+}
+
+modprobe nvme-tcp
+step "discover"
+for site in 10.77.1.1 10.77.2.1; do
+    nvme discover -t tcp -a $site -s 4420 >/tmp/discovered
+    for portal in 10.77.1.1 10.77.2.1; do grep -q "traddr: *$portal" /tmp/discovered || die "$site does not list $portal"; done
+done
+result "discovery at either site lists both" ok
+step "connect"
+connect ${EXTRA:-}
+nvme list
+nvme list-subsys
+step "tools"
+tools
+step "verify"
+write_jobs plain "$small" 10 $SMALL_SIZES
+fio_start plain
+fio_end plain "no fault, raw 512 B to 1 MiB"
+pledge "$small"
+check "mkfs.ext4" mkfs.ext4 -q -F "$large"
+mount "$large" /mnt
+step "the owner is killed"
+burst "owner of the volume killed" kill_owner
+step "it comes back"
+come_back
+[ -n "${QUICK:-}" ] || {
+    step "planned move to a"
+    burst "planned move to the other site" move a
+    wait_for 30 all_well || die "no two states after the move"
+    step "growth"
+    cluster do volume resize small --size 320MiB
+    cluster do volume resize large --size 160MiB
+    wait_for 20 size_is "$small" $((320 << 20)) || die "the host does not see the small volume's growth"
+    wait_for 20 size_is "$large" $((160 << 20)) || die "the host does not see the large volume's growth"
+    check "growth seen without a rescan, ext4 grown mounted" resize2fs "$large"
+    step "the owner of everything is killed"
+    burst "owner of raw and ext4 killed" kill_owner
+    come_back
+    step "controllers are reset"
+    burst "both controllers reset" reset_both
+    wait_for 30 all_well || die "no two states after the reset"
+    step "the other path goes silent"
+    cluster do volume move small --to a
+    cluster do volume move large --to a
+    burst "the other site's path silent and back" freeze_other_path
+    wait_for 30 all_well || die "no two states after the silence"
+    nvme ana-log "/dev/$(controllers | head -1)" | head -5
+}
+step "disconnect"
+umount /mnt
+check "fsck.ext4" fsck.ext4 -fn "$large"
+quiet_kernel
+check "disconnect" nvme disconnect -n "$NQN"
+[ -z "$(nvme_paths "$NQN")" ] || die "controllers stay after disconnect"
+echo "guest-nvme: ok"

@@ -1,0 +1,10 @@
+# Sourced: a cluster in a folder of its own, ended and removed with the script that sources this.
+RUN=$(mktemp -d "${TMPDIR:-/tmp}/voute-rig.XXXXXX")
+export RUN VOUTE_BIN VOUTE_RIG
+leave() {
+    local status=$?
+    "$here/cluster.sh" down || true
+    if [ $status = 0 ] && [ -z "${KEEP:-}" ]; then rm -rf "$RUN"; else say "logs are in $RUN"; fi
+}
+trap leave EXIT
+"$here/cluster.sh" up
