@@ -43,6 +43,10 @@ use voute_schemas::{DeviceId, GroupId, LegId, NodeId};
 
 /// Least time between two reports that changes of state give rise to.
 const REPORT_EVERY_MIN: Duration = Duration::from_millis(10);
+/// Least time between two attempts to send an escalation again.
+const RETRY_EVERY_MIN: Duration = Duration::from_millis(10);
+/// How often the counters are logged.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
 /// Highest number of a node, so that its controller ids fit.
 const NUMBER_MAX: u16 = 217;
 
@@ -90,6 +94,7 @@ pub(crate) struct Agent {
     reports: HashMap<usize, (Vec<GroupStatus>, Vec<LinkStatus>)>,
     report_at: Instant,
     reported_at: Instant,
+    counted_at: Instant,
 }
 
 impl Agent {
@@ -114,6 +119,7 @@ impl Agent {
             reports: HashMap::new(),
             report_at: now,
             reported_at: now,
+            counted_at: now,
         }
     }
 
@@ -132,7 +138,10 @@ impl Agent {
             let retry = self.escalations.next_retry(self.retry_after());
             let retry_at = retry
                 .filter(|_| self.control.is_some())
-                .map_or(self.report_at, |at| Instant::now() + at.saturating_sub(raw()));
+                // Not at once: what is due already found no room a moment ago.
+                .map_or(self.report_at, |at| {
+                    Instant::now() + at.saturating_sub(raw()).max(RETRY_EVERY_MIN)
+                });
             let done = tokio::select! {
                 () = stop.stopped() => break Ok(()),
                 index = ended.recv() => break Err(NodeError::ReactorEnded { index: index.unwrap_or(0) }),
@@ -368,7 +377,10 @@ impl Agent {
         let offer = self.parts.offer.clone();
         let setup = Arc::new(Setup { identity, number, nvme, links, iscsi, offer: offer.clone() });
         let of_publisher = setup.clone();
-        let publish = move || offer.publish(&of_publisher.nvme, &of_publisher.iscsi, wake);
+        let publish = move || {
+            let _guard = AbortOnPanic;
+            offer.publish(&of_publisher.nvme, &of_publisher.iscsi, wake);
+        };
         let publisher = std::thread::Builder::new().name("voute-offer".into()).spawn(publish);
         self.publisher = Some(publisher.map_err(NodeError::Thread)?);
         Ok(setup)
@@ -528,6 +540,10 @@ impl Agent {
         self.reported_at = Instant::now();
         self.report_at =
             self.reported_at + Duration::from_millis(self.times().heartbeat_ms.max(10));
+        if self.counted_at.elapsed() >= COUNT_EVERY {
+            self.counted_at = self.reported_at;
+            tracing::info!(metrics = ?self.parts.metrics, "since the start");
+        }
         if self.control.is_some() {
             for mailbox in self.parts.mailboxes.iter() {
                 // A full mailbox answers at the next heartbeat.
@@ -595,6 +611,20 @@ impl Agent {
         }
         for (shard, outcomes) in by_shard {
             self.to_shard(shard, Message::Answered { shard, outcomes });
+        }
+    }
+}
+
+/// Hosts of a node that tells them nothing new any more would stay where they are after a failover.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                "what this node offers cannot be published any more: a bug; it ends, start it again"
+            );
+            std::process::abort();
         }
     }
 }

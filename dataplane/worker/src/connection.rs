@@ -59,10 +59,22 @@ impl Protocol {
 
     pub(crate) fn tick(&mut self, now: Duration) {
         each!(self, connection => connection.tick(now));
+        if self.prove_by().is_some_and(|by| by <= now) {
+            self.disconnected();
+        }
     }
 
     pub(crate) fn next_deadline(&mut self) -> Option<Duration> {
-        each!(self, connection => connection.next_deadline())
+        let deadline = each!(self, connection => connection.next_deadline());
+        deadline.into_iter().chain(self.prove_by()).min()
+    }
+
+    /// When it must have proven itself, if it must and has not.
+    fn prove_by(&self) -> Option<Duration> {
+        match self {
+            Protocol::LinkIn(link) => link.prove_by(),
+            Protocol::Nvme(_) | Protocol::Iscsi(_) | Protocol::LinkOut(_) => None,
+        }
     }
 
     fn output(&mut self) -> &mut Vec<u8> {

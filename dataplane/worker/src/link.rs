@@ -34,6 +34,8 @@ pub(crate) const SHARDS: u16 = 16;
 pub(crate) const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest pause.
 pub(crate) const RETRY_MAX: Duration = Duration::from_millis(1_000);
+/// How long a connection may take to prove that it is a node of the cluster.
+const PROVE_WITHIN: Duration = Duration::from_secs(10);
 /// Most requests that wait for room in a channel's queue; more are answered as if it were down.
 pub(crate) const WAITING_MAX: usize = 16_384;
 /// Submission queue of a link.
@@ -131,6 +133,8 @@ fn nonce() -> Option<[u8; NONCE_BYTES]> {
 pub(crate) struct LinkIn {
     pub(crate) connection: TargetConnection,
     state: Incoming,
+    /// When it must have proven itself.
+    prove_by: Duration,
     /// A greeting that waits for the connection to reach its shard's reactor.
     pub(crate) held: Option<(Tag, Greeting)>,
 }
@@ -153,8 +157,14 @@ pub(crate) enum Admission {
 }
 
 impl LinkIn {
-    pub(crate) fn new(connection: TargetConnection) -> Self {
-        LinkIn { connection, state: Incoming::New, held: None }
+    /// A link that was just accepted.
+    pub(crate) fn new(connection: TargetConnection, now: Duration) -> Self {
+        LinkIn { connection, state: Incoming::New, prove_by: now + PROVE_WITHIN, held: None }
+    }
+
+    /// Until when it is let be without having proven itself; `None` once it has.
+    pub(crate) fn prove_by(&self) -> Option<Duration> {
+        self.peer().is_none().then_some(self.prove_by)
     }
 
     /// Who is at the other end, and for which shard, once proven.
@@ -370,7 +380,7 @@ mod tests {
         let target: Arc<Target> = Target::new(TargetConfig::default()).unwrap();
         let options = ConnectionOptions::new("nqn.host", [1; 16], "nqn.subsystem");
         let out = InitiatorConnection::connect_link(options, Duration::ZERO);
-        let link_in = LinkIn::new(TargetConnection::new(target, 1, Duration::ZERO));
+        let link_in = LinkIn::new(TargetConnection::new(target, 1, Duration::ZERO), Duration::ZERO);
         (LinkOut::new(out, acceptor, 3, connector, 9).unwrap(), link_in)
     }
 
@@ -391,9 +401,9 @@ mod tests {
         let Progress::Send(prove) = out.answered(Some(challenge), &peers(a, b, 7)) else {
             panic!("the acceptor proved itself")
         };
-        assert_eq!(link_in.peer(), None);
+        assert_eq!((link_in.peer(), link_in.prove_by()), (None, Some(PROVE_WITHIN)));
         let done = reply(link_in.admit(&prove, &peers(b, a, 7)));
-        assert_eq!(link_in.peer(), Some((a, 3)));
+        assert_eq!((link_in.peer(), link_in.prove_by()), (Some((a, 3)), None));
         assert!(matches!(out.answered(Some(done), &peers(a, b, 7)), Progress::Up));
         assert!(out.is_up());
     }

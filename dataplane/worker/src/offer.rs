@@ -206,7 +206,7 @@ impl View<'_> {
         let mut hosts = BTreeMap::new();
         for (host, mapped) in self.mapped() {
             let namespaces = mapped.iter().map(|mapped| self.namespace(mapped)).collect();
-            let view = Arc::new(nvme::HostView::new(namespaces)?);
+            let view = Arc::new(host_view(namespaces));
             for name in &host.nqns {
                 // A view that did not change keeps its place, so that nobody compares it.
                 let before = previous.host_view(nqn, name).filter(|before| ***before == *view);
@@ -303,6 +303,22 @@ impl View<'_> {
             })
             .collect()
     }
+}
+
+/// What a host sees: all that can be shown. One volume that cannot must not keep the others' changes
+/// from their hosts.
+fn host_view(namespaces: Vec<nvme::NamespaceView>) -> nvme::HostView {
+    let error = match nvme::HostView::new(namespaces.clone()) {
+        Ok(view) => return view,
+        Err(error) => error,
+    };
+    tracing::error!(%error, "a host does not see all of its volumes over NVMe");
+    let is_sound = |one: &nvme::NamespaceView| nvme::HostView::new(vec![one.clone()]).is_ok();
+    let mut sound: Vec<_> = namespaces.into_iter().filter(is_sound).collect();
+    sound.sort_by_key(|namespace| namespace.nsid);
+    sound.dedup_by_key(|namespace| namespace.nsid);
+    sound.truncate(nvme::NAMESPACES_PER_HOST_MAX);
+    nvme::HostView::new(sound).unwrap_or_default()
 }
 
 /// A volume as it is mapped to one host.

@@ -45,6 +45,9 @@ const DEVICE_DEPTH: u32 = 128;
 const MESSAGES_PER_TURN: usize = 1_024;
 /// Most rounds between mirrors, devices and protocols before sockets get their turn.
 const ROUNDS_PER_TURN: usize = 64;
+/// Least time between two questions to a mirror when it wants to be ticked, while the reactor is
+/// busy; mirrors count in milliseconds.
+const ASK_EVERY_MIN: Duration = Duration::from_micros(100);
 /// How long the kernel may take to give back what it holds when the reactor ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -87,6 +90,17 @@ struct Shard {
     channels: HashMap<NodeId, Channel>,
     /// When the mirror wants to be ticked; `None` if it was touched since this was asked.
     deadline: Option<Option<Duration>>,
+    /// When it was asked last: it looks at every group, so a busy reactor asks seldom.
+    asked: Duration,
+}
+
+impl Shard {
+    fn next_deadline(&mut self, now: Duration) -> Option<Duration> {
+        if self.deadline.is_none() {
+            self.asked = now;
+        }
+        *self.deadline.get_or_insert_with(|| self.mirror.next_deadline())
+    }
 }
 
 pub(crate) struct Reactor {
@@ -243,6 +257,7 @@ impl Reactor {
             mirror: Mirror::new(setup.identity.clone(), now),
             channels: HashMap::new(),
             deadline: None,
+            asked: Duration::ZERO,
         });
         self.shards = shards.collect();
         self.setup = Some(setup);
@@ -344,7 +359,10 @@ impl Reactor {
         let now = self.clock.now();
         let mut worked = false;
         for shard in &mut self.shards {
-            let deadline = *shard.deadline.get_or_insert_with(|| shard.mirror.next_deadline());
+            let deadline = match shard.deadline {
+                None if now < shard.asked + ASK_EVERY_MIN => continue,
+                _ => shard.next_deadline(now),
+            };
             if deadline.is_some_and(|deadline| deadline <= now) {
                 shard.mirror.tick(now);
                 shard.deadline = None;
@@ -481,18 +499,17 @@ impl Reactor {
             self.is_watching_devices = true;
             self.ring.poll(self.devices.as_fd().as_raw_fd(), Purpose::Devices, false);
         }
-        let due = self.next_deadline().unwrap_or(now + LOOK_EVERY_MAX);
+        let due = self.next_deadline(now).unwrap_or(now + LOOK_EVERY_MAX);
         self.ring.enter(Some(due.saturating_sub(now).min(LOOK_EVERY_MAX)))?;
         self.parts.inbox.wake_up();
         Ok(())
     }
 
-    fn next_deadline(&mut self) -> Option<Duration> {
+    fn next_deadline(&mut self, now: Duration) -> Option<Duration> {
         let shards = self.shards.iter_mut().filter_map(|shard| {
             let channels = shard.channels.values().filter(|channel| channel.connection.is_none());
             let channels = channels.map(|channel| channel.retry_at).min();
-            let mirror = *shard.deadline.get_or_insert_with(|| shard.mirror.next_deadline());
-            mirror.into_iter().chain(channels).min()
+            shard.next_deadline(now).into_iter().chain(channels).min()
         });
         let listeners = self.listeners.iter().filter_map(|listener| listener.retry_at);
         shards.chain(self.connections_due).chain(listeners).min()

@@ -7,13 +7,18 @@
 mod control;
 #[path = "pair/host.rs"]
 mod host;
+#[path = "pair/iscsi.rs"]
+mod iscsi;
 
-use control::Control;
 use host::{BLOCK, Path, PathError};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use voute_buffer::Buffer;
+use voute_iscsi::CompletionStatus;
+use voute_mirror::link::{Control, LinkRequest};
+use voute_mirror::wire;
 use voute_nvme::{AnaState, Command, Payload};
 use voute_schemas::GroupId;
 use voute_schemas::event::{Attestation, MoveKind};
@@ -29,7 +34,12 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(control: &Control, folder: &std::path::Path, node: usize, reactors: usize) -> Self {
+    fn start(
+        control: &control::Control,
+        folder: &std::path::Path,
+        node: usize,
+        reactors: usize,
+    ) -> Self {
         let id = control.lock().nodes[node].id;
         let data = folder.join(format!("node-{node}"));
         let config = NodeConfig::new(id, "secret".into(), vec![control.url.clone()], data);
@@ -50,7 +60,7 @@ impl Drop for Engine {
 }
 
 struct Pair {
-    control: Control,
+    control: control::Control,
     folder: tempfile::TempDir,
     engines: Vec<Option<Engine>>,
     reactors: usize,
@@ -64,7 +74,7 @@ impl Pair {
             .with_test_writer()
             .try_init();
         let folder = tempfile::tempdir().unwrap();
-        let control = Control::start(folder.path());
+        let control = control::Control::start(folder.path());
         let mut pair = Pair { control, folder, engines: vec![None, None], reactors };
         (0..2).for_each(|node| pair.restart(node));
         let adopted = |state: &control::State| state.nodes.iter().all(|node| node.device.adopted);
@@ -247,4 +257,122 @@ fn losing_the_peer_stops_writes_only_until_the_log_detached_it() {
     let state = pair.control.lock();
     let side = state.groups[&group].sides.iter().find(|side| side.node == state.nodes[1].id);
     assert!(!side.unwrap().in_sync, "nothing was acknowledged before the log said so");
+}
+
+#[test]
+fn both_protocols_see_the_same_blocks() {
+    let pair = Pair::start(2);
+    pair.control.create_volume(6, VOLUME);
+    let mut path = pair.path(0, 6, AnaState::Optimized);
+    let [at_a, at_b] = [0, 1].map(|node| pair.control.lock().nodes[node].portals.iscsi);
+    let mut session = iscsi::Session::open(at_a);
+    // The first command of a session learns of its beginning (unit attention 29/00).
+    session.run(|initiator| initiator.test_unit_ready(6));
+    // Longer than a mirror takes at once.
+    let data: Vec<u8> = (0..3 << 20).map(|at: usize| (at % 253) as u8).collect();
+    let written = session.run(|initiator| initiator.write(6, 512, &data, 512));
+    assert_eq!(written.status, CompletionStatus::Good);
+    let read = session.run(|initiator| initiator.read(6, 512, 6_144, 512));
+    assert!(read.status == CompletionStatus::Good && read.data == data);
+    for piece in 0..3 {
+        let found = path.read(6, 512 + piece * 2_048, 1 << 20).unwrap();
+        let at = (piece as usize) << 20;
+        assert!(found == data[at..at + (1 << 20)], "MiB {piece} over NVMe");
+    }
+    path.write(6, 512, &block(77)).unwrap();
+    assert_eq!(session.run(|initiator| initiator.read(6, 512, 1, 512)).data, block(77));
+
+    let mut session = iscsi::Session::open(at_b);
+    session.run(|initiator| initiator.test_unit_ready(6));
+    let refused = session.run(|initiator| initiator.read(6, 0, 1, 512));
+    assert!(refused.status.is_path_condition(), "{:?}", refused.status);
+}
+
+#[test]
+fn a_planned_move_under_load_loses_no_acknowledged_write() {
+    let pair = Pair::start(2);
+    let group = pair.control.create_volume(7, VOLUME);
+    let addresses = [0, 1].map(|node| pair.control.lock().nodes[node].portals.nvme);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopping = stop.clone();
+    // A host with both paths: it goes to the other one when one refuses with a path error.
+    let host = std::thread::spawn(move || {
+        let mut paths = [
+            Path::connect_until(addresses[0], 7, AnaState::Optimized),
+            Path::connect_until(addresses[1], 7, AnaState::Inaccessible),
+        ];
+        let (mut active, mut acknowledged, mut switches) = (0, vec![0; 512], 0);
+        let mut value = 0;
+        while !stopping.load(Ordering::Relaxed) {
+            value += 1;
+            let lba = value % 512;
+            let until = Instant::now() + Duration::from_secs(10);
+            loop {
+                match paths[active].write(7, lba, &block(value)) {
+                    Ok(()) => break,
+                    Err(PathError::Status(status)) if status.is_path_related() => {
+                        assert!(Instant::now() < until, "no path takes the write: {status}");
+                        (active, switches) = (1 - active, switches + 1);
+                    }
+                    Err(error) => panic!("not a path error: {error:?}"),
+                }
+            }
+            acknowledged[lba as usize] = value;
+        }
+        (paths, active, acknowledged, switches)
+    });
+    for to in [1, 0, 1] {
+        pair.control.change(|state| state.move_owner(group, to, MoveKind::Planned));
+        pair.control.wait("the other side serves", |state| state.serves(to, group));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut paths, active, acknowledged, switches) = host.join().unwrap();
+    assert!(switches >= 1, "the host was moved");
+    for (lba, value) in acknowledged.into_iter().enumerate().filter(|(_, value)| *value > 0) {
+        let found = paths[active].read(7, lba as u64, BLOCK).unwrap();
+        assert!(found == block(value), "block {lba} is not what was acknowledged last");
+    }
+    let joined = pair.control.lock().joined.clone();
+    assert!(joined.is_empty(), "both sides stay in sync: {joined:?}");
+}
+
+#[test]
+fn a_grown_volume_shows_its_new_size_and_serves_it() {
+    let pair = Pair::start(1);
+    let group = pair.control.create_volume(8, VOLUME);
+    let mut path = pair.path(0, 8, AnaState::Optimized);
+    let beyond = VOLUME / BLOCK as u64;
+    assert!(path.read(8, beyond, BLOCK).is_err());
+    pair.control.change(|state| state.grow(group, 2 * VOLUME));
+    path.await_blocks(8, 2 * beyond);
+    path.write(8, beyond, &block(5)).expect("the new blocks are served");
+    assert_eq!(path.read(8, beyond, BLOCK).unwrap(), block(5));
+}
+
+#[test]
+fn a_link_that_proves_nothing_is_served_nothing() {
+    let pair = Pair::start(1);
+    pair.control.create_volume(9, VOLUME);
+    let link = pair.control.lock().nodes[1].portals.link;
+    let (me, peer) = {
+        let state = pair.control.lock();
+        (state.nodes[0].id, state.nodes[1].id)
+    };
+    let zero = Command::vendor(0xC4, 9, [0, 0, 4_096, 0, 0, 0], Payload::None, 0);
+    let status = host::link_command(link, control::SUBSYSTEM, vec![zero]).pop().unwrap();
+    assert_eq!(status.unwrap().code_type(), 7, "a refusal of our own");
+
+    // One that knows every name but not the secret gets a challenge, and no further.
+    let message = |control: Control| {
+        let command = wire::encode_request(&LinkRequest::Control(control));
+        let data = Payload::Shared(command.data.unwrap());
+        Command::vendor(command.opcode, 0, command.dwords, data, command.reply_len_max as usize)
+    };
+    let hello = Control::Hello { node: me, incarnation: 1, reactor: 9, to: peer, nonce: [1; 32] };
+    let commands = vec![message(hello), message(Control::Prove { code: [2; 32] })];
+    let statuses = host::link_command(link, control::SUBSYSTEM, commands);
+    assert!(statuses[0].unwrap().is_success(), "the greeting is challenged");
+    assert_eq!(statuses[1].map(|status| status.code_type()), Some(7));
+    let refused = &pair.engines[1].as_ref().unwrap().metrics.refused_links;
+    assert_eq!(refused.load(Ordering::Relaxed), 1);
 }

@@ -21,6 +21,8 @@ use voute_schemas::contract::{FromNode, MESSAGE_BYTES_MAX, PATH, ToNode};
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// A stream that lasted this long was a good one: the next pause begins anew.
+const GOOD_AFTER: Duration = Duration::from_secs(5);
 /// How long a connection may take to be made, and one message to be sent.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the control process is asked whether it is still there, and how long it may be silent.
@@ -87,11 +89,14 @@ impl Dialer {
             match timeout(PATIENCE, self.connect(url)).await {
                 Ok(Ok(socket)) => {
                     tracing::info!(%url, "control plane connected");
-                    pause = RETRY_MIN;
+                    let since = Instant::now();
                     if converse(socket, &events).await.is_err() {
                         return;
                     }
                     tracing::warn!(%url, "control plane disconnected; volumes go on");
+                    if since.elapsed() > GOOD_AFTER {
+                        pause = RETRY_MIN;
+                    }
                 }
                 Ok(Err(error)) => tracing::debug!(%url, %error, "control plane not reached"),
                 Err(_) => tracing::debug!(%url, "control plane does not answer"),

@@ -138,6 +138,22 @@ fn a_volume_is_hidden_until_every_leg_that_counts_is_formatted() {
 }
 
 #[test]
+fn a_volume_that_cannot_be_shown_hides_no_other() {
+    let facts = facts();
+    let mut group = group(&facts, 1);
+    for number in 2..2_000 {
+        let mut volume = group.volumes[0].clone();
+        (volume.volume, volume.number) = (VolumeId::generate(), number);
+        group.volumes.push(volume);
+    }
+    group.volumes[4].block_bytes = 520;
+    let (nvme, _) = shown(&facts, &group, Some(Access::Optimized));
+    let view = nvme.host_view("nqn.subsystem", NQN).unwrap();
+    assert_eq!(view.namespaces().len(), nvme::NAMESPACES_PER_HOST_MAX);
+    assert!(view.namespace(1).is_some() && view.namespace(5).is_none());
+}
+
+#[test]
 fn a_host_with_a_secret_must_prove_it() {
     let facts = facts();
     let (_, iscsi) = shown(&facts, &group(&facts, 1), None);

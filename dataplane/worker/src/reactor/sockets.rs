@@ -13,6 +13,9 @@ use voute_iscsi::PortalId;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
+/// Silence after which the kernel asks whether the other end of a link is still there.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(5);
+
 /// A listening socket.
 pub(super) struct Listener {
     id: u64,
@@ -112,7 +115,7 @@ impl Reactor {
                 limit_silence(&socket, setup.identity.times.leg_deadline_ms);
                 let target = setup.links.clone();
                 let connection = voute_nvme::TargetConnection::new(target, setup.number, now);
-                Protocol::LinkIn(Box::new(LinkIn::new(connection)))
+                Protocol::LinkIn(Box::new(LinkIn::new(connection, now)))
             }
         };
         self.enter(socket, protocol);
@@ -205,6 +208,10 @@ impl Reactor {
 /// A peer that acknowledges nothing for this long is gone.
 pub(super) fn limit_silence(socket: &OwnedFd, milliseconds: u64) {
     let milliseconds = u32::try_from(milliseconds).unwrap_or(u32::MAX);
-    // Without it a silent peer is noticed later, by the mirror's own deadlines.
+    // Without these a silent peer is noticed later, by the mirror's own deadlines.
     let _ = rustix::net::sockopt::set_tcp_user_timeout(socket, milliseconds);
+    // An accepting end has nothing to send, hence nothing that could go unacknowledged.
+    let _ = rustix::net::sockopt::set_socket_keepalive(socket, true);
+    let _ = rustix::net::sockopt::set_tcp_keepidle(socket, KEEP_ALIVE_AFTER);
+    let _ = rustix::net::sockopt::set_tcp_keepintvl(socket, KEEP_ALIVE_AFTER);
 }

@@ -347,6 +347,23 @@ impl State {
         self.decided(group, epoch);
     }
 
+    /// Grows a group's volume in place; its legs get further runs.
+    pub(crate) fn grow(&mut self, group: GroupId, size_bytes: u64) {
+        let spec = self.groups.get_mut(&group).unwrap();
+        let volume = &mut spec.volumes[0];
+        let more = (size_bytes - volume.size_bytes).div_ceil(EXTENT);
+        volume.size_bytes = size_bytes;
+        for leg in &mut volume.legs {
+            let node = self.nodes.iter_mut().find(|node| node.id == leg.node).unwrap();
+            let (device, first) = (node.device.device, node.next_extent);
+            node.next_extent += more;
+            leg.runs.push(ExtentRun { device, first, count: more });
+        }
+        let volume = volume.volume;
+        self.commit(vec![Event::VolumeResized { volume, size_bytes, legs: vec![] }]);
+        self.publish();
+    }
+
     fn decided(&mut self, group: GroupId, epoch: Epoch) {
         let spec = self.groups.get_mut(&group).unwrap();
         spec.epoch = epoch;

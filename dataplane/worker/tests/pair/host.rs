@@ -119,9 +119,13 @@ impl Path {
 
     /// Follows events until the namespace is in this state.
     pub(crate) fn await_state(&mut self, nsid: u32, state: AnaState) {
+        self.follow_until("it changes state", |path| path.state(nsid) == Some(state));
+    }
+
+    fn follow_until(&mut self, what: &str, holds: impl Fn(&Path) -> bool) {
         let until = Instant::now() + PATIENCE;
-        while self.state(nsid) != Some(state) {
-            assert!(Instant::now() < until, "namespace {nsid} stays {:?}", self.state(nsid));
+        while !holds(self) {
+            assert!(Instant::now() < until, "in vain until {what}: {:?}", self.namespaces);
             let now = self.start.elapsed();
             self.admin.turn(now).expect("the admin connection lives");
             while let Some(event) = self.admin.connection.next_event() {
@@ -132,6 +136,14 @@ impl Path {
                 self.namespaces = found;
             }
         }
+    }
+
+    /// Follows events until the namespace has this many blocks.
+    pub(crate) fn await_blocks(&mut self, nsid: u32, blocks: u64) {
+        let has = |path: &Path| {
+            path.namespaces.iter().any(|found| found.nsid == nsid && found.blocks == blocks)
+        };
+        self.follow_until("it has its new size", has);
     }
 
     fn run(&mut self, commands: Vec<Command>) -> Result<Vec<Option<Buffer>>, PathError> {
@@ -197,4 +209,39 @@ impl Path {
     pub(crate) fn command(&mut self, command: Command) -> Result<Option<Buffer>, PathError> {
         Ok(self.run(vec![command])?.pop().flatten())
     }
+}
+
+/// Sends commands one after the other on a link of its own; the status of each, `None` when the peer
+/// hung up instead.
+pub(crate) fn link_command(
+    address: SocketAddr,
+    subsystem: &str,
+    commands: Vec<Command>,
+) -> Vec<Option<Status>> {
+    let start = Instant::now();
+    let options = ConnectionOptions {
+        keep_alive: None,
+        ..ConnectionOptions::new("nqn.stranger", [7; 16], &format!("{subsystem}:link"))
+    };
+    let connection = InitiatorConnection::connect_link(options, Duration::ZERO);
+    let mut wire = Wire::open(address, connection).unwrap();
+    let next = |wire: &mut Wire| {
+        loop {
+            assert!(start.elapsed() < PATIENCE, "the peer does not answer");
+            if let Some(event) = wire.connection.next_event() {
+                return Some(event);
+            }
+            wire.turn(start.elapsed())?;
+        }
+    };
+    assert!(matches!(next(&mut wire), Some(InitiatorEvent::Connected { .. })));
+    let mut statuses = Vec::new();
+    for command in commands {
+        wire.connection.submit(command, start.elapsed()).unwrap();
+        statuses.push(match next(&mut wire) {
+            Some(InitiatorEvent::Completed { status, .. }) => Some(status),
+            _ => None,
+        });
+    }
+    statuses
 }

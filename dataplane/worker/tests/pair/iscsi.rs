@@ -1,0 +1,58 @@
+//! A host on one iSCSI path.
+
+use super::control::{HOST_IQN, TARGET};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+use voute_iscsi::{Completion, Initiator, InitiatorConfig, InitiatorError};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Session {
+    socket: TcpStream,
+    initiator: Initiator,
+}
+
+impl Session {
+    /// Logs in.
+    pub(crate) fn open(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+        let initiator = Initiator::new(InitiatorConfig::new(HOST_IQN, Some(TARGET)));
+        let mut session = Session { socket, initiator };
+        session.run_until(|initiator| initiator.is_ready().then_some(()));
+        session
+    }
+
+    fn run_until<T>(&mut self, mut done: impl FnMut(&mut Initiator) -> Option<T>) -> T {
+        let until = Instant::now() + PATIENCE;
+        let mut bytes = vec![0; 256 << 10];
+        loop {
+            if let Some(done) = done(&mut self.initiator) {
+                return done;
+            }
+            assert!(Instant::now() < until, "the target does not answer");
+            let output = std::mem::take(self.initiator.output());
+            self.socket.write_all(&output).unwrap();
+            match self.socket.read(&mut bytes) {
+                Ok(0) => panic!("the target closed the connection"),
+                Ok(length) => self.initiator.receive(&bytes[..length]).unwrap(),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Sends one command and awaits what it comes to.
+    pub(crate) fn run(
+        &mut self,
+        command: impl FnOnce(&mut Initiator) -> Result<u32, InitiatorError>,
+    ) -> Completion {
+        let task = command(&mut self.initiator).unwrap();
+        self.run_until(|initiator| {
+            let completion = initiator.next_completion()?;
+            (completion.task == task).then_some(completion)
+        })
+    }
+}
