@@ -58,3 +58,16 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn an_error_is_told_once_however_often_its_cause_repeats_it() {
+        let error =
+            anyhow!("disk full").context("cannot write x: disk full").context("cannot save");
+        assert_eq!(in_words(&error), "cannot save: cannot write x: disk full");
+    }
+}

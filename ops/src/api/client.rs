@@ -166,6 +166,14 @@ impl Client {
     /// # Errors
     /// [`ApiError`].
     pub fn list(&self, path: &str) -> Result<Vec<Value>, ApiError> {
+        self.list_first(path, usize::MAX)
+    }
+
+    /// Reads pages of a list until there are `enough` items, or the end.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn list_first(&self, path: &str, enough: usize) -> Result<Vec<Value>, ApiError> {
         let mut items = Vec::new();
         let mut after: Option<String> = None;
         loop {
@@ -176,7 +184,9 @@ impl Client {
             let page: Page<Value> = self.get(&page_path)?;
             items.extend(page.items);
             match page.next {
-                Some(next) if after.as_ref() != Some(&next) => after = Some(next),
+                Some(next) if after.as_ref() != Some(&next) && items.len() < enough => {
+                    after = Some(next);
+                }
                 _ => return Ok(items),
             }
         }
@@ -187,7 +197,19 @@ impl Client {
     /// # Errors
     /// [`ApiError`].
     pub fn list_of<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
-        self.list(path)?.into_iter().map(|item| self.understand(item)).collect()
+        self.list_first_of(path, usize::MAX)
+    }
+
+    /// Reads pages of a list until there are `enough` items, as what they hold.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn list_first_of<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        enough: usize,
+    ) -> Result<Vec<T>, ApiError> {
+        self.list_first(path, enough)?.into_iter().map(|item| self.understand(item)).collect()
     }
 
     /// Creates something.

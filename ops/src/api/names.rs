@@ -8,6 +8,9 @@ use voute_control::api::answers::{
 };
 use voute_schemas::{Commit, Event};
 
+/// Of how many volumes names are fetched: of more, those beyond keep their identifiers.
+const VOLUMES_MAX: usize = 5_000;
+
 /// Names by identifier, of everything that exists or that some events created.
 #[derive(Default, Debug)]
 pub struct Names {
@@ -43,7 +46,7 @@ impl Names {
         for credential in visible(client.list_of::<CredentialView>("/v1/credentials"))? {
             names.put(&credential.credential, credential.name);
         }
-        for volume in visible(client.list_of::<VolumeView>("/v1/volumes"))? {
+        for volume in visible(client.list_first_of::<VolumeView>("/v1/volumes", VOLUMES_MAX))? {
             for leg in &volume.legs {
                 names.put(&leg.leg, format!("{}@{}", volume.name, leg.site.name));
             }

@@ -7,7 +7,7 @@ use crate::api::waiting::{Step, wait_for};
 use crate::cli::OutputFormat;
 use crate::cli::nouns::{AuditVerb, EventVerb, FailoverVerb, OutcomeFilter};
 use crate::print::events::outcome_words;
-use crate::print::table::{Row, print_facts, print_json, print_rows};
+use crate::print::table::{Row, print_csv_row, print_facts, print_json, print_rows};
 use crate::print::time::show_time;
 use crate::print::{line, plain};
 use anyhow::{Context, bail};
@@ -139,14 +139,11 @@ impl Session<'_> {
         } else {
             Names::load(&self.client)?
         };
+        if self.options.output == OutputFormat::Csv {
+            line(&TrailRow::HEADINGS.join(","));
+        }
         self.client.follow(&path, |data| {
-            match (self.options.output, serde_json::from_str::<CommitView>(data)) {
-                (OutputFormat::Json, _) | (_, Err(_)) => line(&plain(data)),
-                (OutputFormat::Table | OutputFormat::Csv, Ok(view)) => {
-                    names.learn(&view.commit);
-                    line(&plain(&trail_line(&view, &names)));
-                }
-            }
+            follow_one(data, self.options.output, &mut names);
             true
         })?;
         bail!(
@@ -243,6 +240,21 @@ fn query_string(query: &AuditQuery) -> anyhow::Result<String> {
         write!(text, "{joiner}{name}={}", encode(&value))?;
     }
     Ok(text)
+}
+
+/// Prints one commit of the stream.
+fn follow_one(data: &str, format: OutputFormat, names: &mut Names) {
+    match (format, serde_json::from_str::<CommitView>(data)) {
+        (OutputFormat::Json, _) | (_, Err(_)) => line(&plain(data)),
+        (OutputFormat::Table, Ok(view)) => {
+            names.learn(&view.commit);
+            line(&plain(&trail_line(&view, names)));
+        }
+        (OutputFormat::Csv, Ok(view)) => {
+            names.learn(&view.commit);
+            print_csv_row(&TrailRow::new(&view, names).cells());
+        }
+    }
 }
 
 /// One line of the trail.

@@ -232,7 +232,10 @@ pub(crate) fn judge_served(view: &VolumeView) -> Step {
 /// How far a resync is.
 pub(crate) fn judge_resynced(view: &VolumeView) -> Step {
     if view.sides.len() > 1 && view.sides.iter().all(|side| side.in_sync) {
-        return Step::Done;
+        return match view.health {
+            VolumeHealth::Healthy => Step::Done,
+            _ => Step::Going("in sync, its nodes take note".to_owned()),
+        };
     }
     match &view.resync {
         Some(progress) => Step::Going(format!(

@@ -18,7 +18,12 @@ use anyhow::Context;
 use narrator::Narrator;
 use stage::Stage;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use story::Story;
+
+/// Exit code after an interruption: 128 and SIGINT's number, as shells count.
+const INTERRUPTED: u8 = 130;
 
 /// Runs the demonstration. Failure if something that it promises did not hold.
 ///
@@ -31,7 +36,8 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the host's threads")?;
     let stage = Stage::new()?;
-    end_on_signal(&runtime, &stage);
+    let interrupted = Arc::new(AtomicU8::new(INTERRUPTED));
+    end_on_signal(&runtime, &stage, Arc::clone(&interrupted));
     let narrator = Narrator::new(arguments.json);
     let mut story = Story::new(narrator, &stage, runtime.handle().clone());
     let figures = match find_log(&stage, arguments).and_then(|server| story.tell(server.as_ref())) {
@@ -46,11 +52,14 @@ pub fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
     } else {
         story.summarise(&figures);
     }
+    let code = u8::from(!figures.hold());
     if arguments.keep {
+        // From here on an interruption is the expected end.
+        interrupted.store(code, Ordering::Relaxed);
         story.keep(&runtime)?;
     }
     runtime.shutdown_background();
-    Ok(if figures.hold() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ExitCode::from(code))
 }
 
 /// The nats-server to use, if any: the one that is named, or one that is started.
@@ -66,14 +75,14 @@ fn find_log(stage: &Stage, arguments: &DemoArguments) -> anyhow::Result<Option<n
 }
 
 /// Ctrl-C or SIGTERM: the processes end, the folder goes, then this process.
-fn end_on_signal(runtime: &tokio::runtime::Runtime, stage: &Stage) {
+fn end_on_signal(runtime: &tokio::runtime::Runtime, stage: &Stage, code: Arc<AtomicU8>) {
     let children = stage.children().clone();
     let folder = stage.folder().to_owned();
     runtime.spawn(async move {
         if crate::serve::signalled().await.is_ok() {
             children.kill_all();
             let _ = std::fs::remove_dir_all(folder);
-            std::process::exit(130);
+            std::process::exit(i32::from(code.load(Ordering::Relaxed)));
         }
     });
 }

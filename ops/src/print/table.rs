@@ -82,9 +82,12 @@ fn trim_lines(text: &str) -> String {
 
 fn print_csv(headings: &[&str], rows: &[Vec<String>]) {
     line(&headings.join(","));
-    for row in rows {
-        line(&row.iter().map(|cell| quote(cell)).collect::<Vec<_>>().join(","));
-    }
+    rows.iter().for_each(|row| print_csv_row(row));
+}
+
+/// Prints one row as CSV.
+pub fn print_csv_row(cells: &[String]) {
+    line(&cells.iter().map(|cell| quote(cell)).collect::<Vec<_>>().join(","));
 }
 
 /// RFC 4180: what holds a comma, quote or line break is quoted, quotes are doubled.
