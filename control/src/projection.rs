@@ -104,33 +104,35 @@ impl Projection {
         let (Some(encoded), Some(digest)) = (bytes(STATE)?, bytes(DIGEST)?) else {
             return Ok(None);
         };
-        if Hash::of(&encoded).0.as_slice() != digest.as_slice() {
-            return Err(self.unreadable("its digest does not fit"));
-        }
-        let state = State::decode(&encoded).map_err(|error| self.unreadable(error))?;
         let leaves = transaction.open_table(LEAVES).map_err(|error| self.storage(error))?;
-        let tree = self.read_tree(&leaves, state.position())?;
-        Ok(Some(Snapshot { state, tree }))
+        // A start waits for this: what costs time is done side by side.
+        std::thread::scope(|scope| {
+            let tree = scope.spawn(|| self.read_tree(&leaves));
+            let fits = scope.spawn(|| Hash::of(&encoded).0.as_slice() == digest.as_slice());
+            let state = State::decode(&encoded).map_err(|error| self.unreadable(error));
+            if !fits.join().expect("hashing does not panic") {
+                return Err(self.unreadable("its digest does not fit"));
+            }
+            let (state, tree) = (state?, tree.join().expect("reading does not panic")?);
+            let Epoch { sequence, hash } = state.position();
+            let last = sequence.0.checked_sub(1).and_then(|index| tree.leaf(index));
+            if tree.size() != sequence.0 || last.unwrap_or(Hash::ZERO) != hash {
+                return Err(self.unreadable("its commit hashes do not lead to its position"));
+            }
+            Ok(Some(Snapshot { state, tree }))
+        })
     }
 
     fn read_tree(
         &self,
         rows: &impl ReadableTable<u64, &'static [u8]>,
-        position: Epoch,
     ) -> Result<MerkleTree, ProjectionError> {
         let mut tree = MerkleTree::new();
-        let mut last = Hash::ZERO;
         for row in rows.iter().map_err(|error| self.storage(error))? {
             let (_, hashes) = row.map_err(|error| self.storage(error))?;
             for hash in hashes.value().chunks_exact(HASH_BYTES) {
-                if tree.size() < position.sequence.0 {
-                    last = Hash(hash.try_into().expect("chunks have this length"));
-                    tree.push(last);
-                }
+                tree.push(Hash(hash.try_into().expect("chunks have this length")));
             }
-        }
-        if tree.size() != position.sequence.0 || last != position.hash {
-            return Err(self.unreadable("its commit hashes do not lead to its position"));
         }
         Ok(tree)
     }

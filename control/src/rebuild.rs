@@ -5,6 +5,7 @@ use crate::domain::{State, evolve};
 use crate::service::{Service, View};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::mpsc;
 use voute_events::checkpoint::CheckpointError;
 use voute_events::{
     Log, MerkleTree, Position, ReadError, VerifiedReader, verify as verify_checkpoint,
@@ -13,6 +14,8 @@ use voute_schemas::{Hash, Sequence};
 
 /// Commits read at once.
 const READ_MAX: usize = 8_192;
+/// Batches read ahead of evolving.
+const BATCHES_AHEAD: usize = 2;
 
 /// What a replay gave.
 #[derive(Debug, Default)]
@@ -29,22 +32,48 @@ pub struct Rebuilt {
 /// # Errors
 /// [`ReadError`] at the first commit that is not what it should be.
 pub async fn rebuild<L: Log>(log: Arc<L>, up_to: Sequence) -> Result<Rebuilt, ReadError> {
-    let mut reader = VerifiedReader::new(log, Position::ZERO);
+    let reader = VerifiedReader::new(log, Position::ZERO);
     let mut rebuilt = Rebuilt::default();
-    while rebuilt.tree.size() < up_to.0 {
-        let left = usize::try_from(up_to.0 - rebuilt.tree.size()).unwrap_or(READ_MAX);
-        let batch = reader.next_batch(left.min(READ_MAX)).await?;
-        if batch.is_empty() {
-            break;
+    let (_, ended) = replay(reader, up_to, &mut rebuilt.state, &mut rebuilt.tree).await;
+    ended.map(|()| rebuilt)
+}
+
+/// Replays from where a reader stands up to a commit, or to the log's end: one task reads and
+/// verifies while this one evolves. The reader comes back.
+pub(crate) async fn replay<L: Log>(
+    mut reader: VerifiedReader<L>,
+    up_to: Sequence,
+    state: &mut State,
+    tree: &mut MerkleTree,
+) -> (VerifiedReader<L>, Result<(), ReadError>) {
+    let (read, mut batches) = mpsc::channel(BATCHES_AHEAD);
+    let reading = tokio::spawn(async move {
+        loop {
+            let left = up_to.0.saturating_sub(reader.position().sequence.0);
+            let limit = usize::try_from(left).unwrap_or(READ_MAX).min(READ_MAX);
+            if limit == 0 {
+                return (reader, Ok(()));
+            }
+            match reader.next_batch(limit).await {
+                Ok(batch) if batch.is_empty() => return (reader, Ok(())),
+                Ok(batch) => {
+                    if read.send(batch).await.is_err() {
+                        return (reader, Ok(()));
+                    }
+                }
+                Err(error) => return (reader, Err(error)),
+            }
         }
+    });
+    while let Some(batch) = batches.recv().await {
         for (commit, stored) in batch {
-            evolve(&mut rebuilt.state, stored.position, &commit);
-            rebuilt.tree.push(stored.position.hash);
+            evolve(state, stored.position, &commit);
+            tree.push(stored.position.hash);
         }
         // Replaying is work without waits; others on this thread get their turn.
         tokio::task::yield_now().await;
     }
-    Ok(rebuilt)
+    reading.await.expect("reading does not panic")
 }
 
 /// Verifies the whole log against the live state and its checkpoint.

@@ -15,6 +15,7 @@ use super::queue::{JOBS_MAX, Job, Unanswered};
 use super::{Changes, Condition, Counters, Service, Shared, View, unix_ms};
 use crate::domain::{State, evolve};
 use crate::projection::{Projection, Snapshot};
+use crate::rebuild::replay;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, RwLock};
@@ -24,7 +25,8 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use voute_events::register::RegisterError;
 use voute_events::{
-    AppendError, Log, Position, ReadError, SignedRegister, Signer, StoredCommit, VerifiedReader,
+    AppendError, Log, MerkleTree, Position, ReadError, SignedRegister, Signer, StoredCommit,
+    VerifiedReader,
 };
 use voute_schemas::commit::{Actor, Outcome};
 use voute_schemas::proof::Checkpoint;
@@ -96,6 +98,8 @@ pub async fn start<L: Log>(
     let (ordinary, ordinary_jobs) = mpsc::channel(JOBS_MAX);
     let Snapshot { state, tree } = config.snapshot;
     let position = state.position();
+    let mut stop = config.stop;
+    let (reader, state, tree) = read_all(&log, state, tree, &mut stop).await?;
     let shared = Arc::new(Shared {
         view: RwLock::new(View::default()),
         tree: RwLock::new(tree),
@@ -105,7 +109,7 @@ pub async fn start<L: Log>(
         counters: Counters::default(),
     });
     let mut pipeline = Pipeline {
-        reader: VerifiedReader::new(Arc::clone(&log), position),
+        reader,
         log: Arc::clone(&log),
         state,
         shared: Arc::clone(&shared),
@@ -115,13 +119,38 @@ pub async fn start<L: Log>(
         left: VecDeque::new(),
         refusals: RefusalBudget::default(),
         snapshots: Snapshots::new(config.projection, position.sequence),
-        stop: config.stop,
+        stop,
     };
-    while pipeline.read_more().await?.is_some() {}
     pipeline.publish(&[]).await?;
     let service = Service { shared, log: Arc::new(log), safety, ordinary };
     let task = tokio::spawn(pipeline.run());
     Ok((service, task))
+}
+
+/// Replays what the snapshot lacks, however long the log does not answer.
+async fn read_all<L: Log>(
+    log: &Arc<L>,
+    mut state: State,
+    mut tree: MerkleTree,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<(VerifiedReader<Arc<L>>, State, MerkleTree), Fault> {
+    let mut reader = VerifiedReader::new(Arc::clone(log), state.position());
+    let mut pause = RETRY_FIRST;
+    loop {
+        let (back, ended) = replay(reader, Sequence(u64::MAX), &mut state, &mut tree).await;
+        reader = back;
+        match ended {
+            Ok(()) => return Ok((reader, state, tree)),
+            Err(error @ ReadError::Unavailable { .. }) => {
+                tracing::warn!(%error, "the log is asked again");
+                if tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await.is_ok() {
+                    return Err(Fault::Stopped);
+                }
+                pause = (pause * 2).min(RETRY_LAST);
+            }
+            Err(error @ ReadError::Damaged { .. }) => return Err(error.into()),
+        }
+    }
 }
 
 struct Pipeline<L: Log> {
