@@ -24,7 +24,6 @@ pub fn run(arguments: ControlArguments) -> anyhow::Result<()> {
             }
         };
         let running = voute_control::run(config, stopped).await?;
-        tracing::info!(address = %running.address(), log = %arguments.log, "control process serves");
         if let Some(file) = running.token_file() {
             tracing::info!(file = %file.display(), "an administrator's token was made; keep it safe");
         }
