@@ -1,6 +1,9 @@
 //! What crosses crates: a load generator that drives any NVMe/TCP target with our initiator, the
-//! floor that this machine sets, and (in `tests/`) the checks of the whole.
+//! floor that this machine sets, clusters of the real binary, and (in `tests/`) the checks of the whole.
 
+pub mod chance;
+pub mod cluster;
 pub mod floor;
 pub mod load;
 pub mod pace;
+pub mod program;

@@ -1,0 +1,325 @@
+//! Two sites as processes of the real binary, a mirrored volume, and the verifying host upon it: what
+//! the whole-system tests start from.
+
+use crate::program;
+use anyhow::{Context, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use voute::demo::cluster::{CONTROL, Cluster, SITES, SiteNode, VOLUME, VOLUME_BYTES};
+use voute::demo::host::{Host, Layout, Load};
+use voute::demo::nats;
+use voute::demo::path::PathConfig;
+use voute::demo::stage::Stage;
+use voute_control::api::answers::{Changed, DeviceView, Verification, VolumeHealth, VolumeView};
+use voute_control::api::requests::{CreateDevice, CreatePool, MoveGroup, Reference};
+use voute_schemas::contract::GroupRole;
+use voute_schemas::place::Locator;
+use voute_schemas::{CorrelationId, Name};
+
+/// What may take long on a machine that has much else to do, such as a restart of everything.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Bytes of a region of the maps.
+const REGION_BYTES: u64 = 1 << 20;
+const WORKERS: u32 = 8;
+
+/// Where the log is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Log {
+    /// In the control process.
+    Embedded,
+    /// On a nats-server of the test's own.
+    Nats,
+}
+
+/// A running cluster of two sites.
+pub struct TwoSites {
+    /// Runs the host. Dropped first, so that no task of the host outlives what it talks to.
+    pub runtime: Runtime,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Where it runs.
+    pub stage: Stage,
+    log: Log,
+}
+
+impl TwoSites {
+    /// Starts the control plane and a node at each of two sites.
+    ///
+    /// # Errors
+    /// If something does not start.
+    pub fn start(log: Log) -> anyhow::Result<Self> {
+        let stage = Stage::of(program::voute()?)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("cannot start the host's threads")?;
+        let server = match log {
+            Log::Embedded => None,
+            Log::Nats => Some(nats::start(&stage)?),
+        };
+        let built = Cluster::start(&stage, server.as_ref()).and_then(|mut cluster| {
+            cluster.add_sites(&stage)?;
+            Ok(cluster)
+        });
+        match built {
+            Ok(cluster) => Ok(TwoSites { runtime, cluster, stage, log }),
+            Err(error) => Err(error.context(stage.tails())),
+        }
+    }
+
+    /// The same with a pool of one file at each site.
+    ///
+    /// # Errors
+    /// If something does not start.
+    pub fn start_with_pools(log: Log) -> anyhow::Result<Self> {
+        let sites = TwoSites::start(log)?;
+        sites.cluster.add_pools(&sites.stage)?;
+        Ok(sites)
+    }
+
+    /// Adds a pool of one device at a site, and waits until it is adopted.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub fn add_pool(&self, site: &str, locator: Locator) -> anyhow::Result<()> {
+        let pool =
+            CreatePool { name: Name::new(site)?, site: Reference(site.into()), extent_bytes: None };
+        self.cluster.client.post("/v1/pools", &pool)?;
+        self.add_device(&format!("{site}-device"), site, locator, false)?;
+        let path = format!("/v1/devices/{site}-device");
+        self.wait("the device is adopted", || {
+            let view: DeviceView = self.cluster.client.get(&path).ok()?;
+            (view.state == "adopted").then_some(())
+        })
+    }
+
+    /// Asks for a device of a site's node in its pool; does not wait.
+    ///
+    /// # Errors
+    /// If the control plane refuses.
+    pub fn add_device(
+        &self,
+        name: &str,
+        site: &str,
+        locator: Locator,
+        overwrite: bool,
+    ) -> anyhow::Result<Changed> {
+        let device = CreateDevice {
+            name: Name::new(name)?,
+            node: Reference(self.cluster.node_at(site)?.name()),
+            pool: Reference(site.into()),
+            locator,
+            overwrite,
+        };
+        Ok(self.cluster.client.post("/v1/devices", &device)?)
+    }
+
+    /// Makes the mirrored volume and connects the verifying host to it, whose slots fill `regions`
+    /// regions.
+    ///
+    /// # Errors
+    /// If the volume is not served, or the host cannot connect.
+    pub fn add_host(&self, regions: u32) -> anyhow::Result<Arc<Host>> {
+        let id = CorrelationId::generate();
+        let host_nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{id}");
+        let volume = self.cluster.add_volume(&self.stage, &host_nqn)?;
+        let subsystem = self.cluster.view()?.subsystem_nqn;
+        let path = |node: &SiteNode| PathConfig {
+            portal: node.portals.nvme,
+            host_nqn: host_nqn.clone(),
+            host_id: id.bytes(),
+            subsystem_nqn: subsystem.clone(),
+            volume: volume.volume.bytes(),
+        };
+        let layout = Layout { volume_bytes: VOLUME_BYTES, regions, region_bytes: REGION_BYTES };
+        let _entered = self.runtime.enter();
+        let run = u64::from_le_bytes(id.bytes()[8..].try_into().expect("eight of sixteen"));
+        let host = Host::start(self.cluster.nodes.iter().map(path).collect(), layout, run);
+        ensure!(
+            self.runtime.block_on(host.connected(PATIENCE)),
+            "the host could not connect to both sites\n{}",
+            self.stage.tails()
+        );
+        Ok(host)
+    }
+
+    /// Begins to write and read.
+    #[must_use]
+    pub fn begin_load(&self, host: &Arc<Host>) -> Load {
+        let _entered = self.runtime.enter();
+        Load::start(host, WORKERS)
+    }
+
+    /// Reads everything that the host knows of; how many slots do not hold what they must.
+    #[must_use]
+    pub fn verify(&self, host: &Arc<Host>) -> u64 {
+        self.runtime.block_on(host.verify_all(WORKERS))
+    }
+
+    /// Names of all processes.
+    #[must_use]
+    pub fn processes(&self) -> Vec<String> {
+        let nodes = self.cluster.nodes.iter().map(SiteNode::name);
+        let log = (self.log == Log::Nats).then(|| nats::PROCESS.to_owned());
+        std::iter::once(CONTROL.to_owned()).chain(nodes).chain(log).collect()
+    }
+
+    /// Kills a process with SIGKILL.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&self, process: &str) -> anyhow::Result<()> {
+        self.stage.children().kill(process).map(|_| ())
+    }
+
+    /// Starts a process again, as it was. Does not wait until it works.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_again(&self, process: &str) -> anyhow::Result<()> {
+        match process {
+            CONTROL => self.cluster.start_control(&self.stage),
+            nats::PROCESS => nats::start_again(&self.stage),
+            _ => {
+                let node = self.cluster.nodes.iter().find(|node| node.name() == process);
+                let node = node.with_context(|| format!("there is no process {process}"))?;
+                self.cluster.start_node(&self.stage, node)
+            }
+        }
+    }
+
+    /// Waits until a condition holds, as long as every process that was started still runs.
+    ///
+    /// # Errors
+    /// If a process ended by itself, or [`PATIENCE`] is over; with the ends of all logs.
+    pub fn wait<T>(
+        &self,
+        what: &str,
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let began = Instant::now();
+        loop {
+            if let Some(found) = condition() {
+                return Ok(found);
+            }
+            if let Some((name, status)) = self.stage.children().ended() {
+                bail!("{name} ended by itself ({status}) before {what}\n{}", self.stage.tails());
+            }
+            if began.elapsed() > PATIENCE {
+                let volume = self.volume();
+                bail!(
+                    "{what} did not happen within {} s: {volume:#?}\n{}",
+                    PATIENCE.as_secs(),
+                    self.stage.tails()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What is known of the volume; nothing if the control plane does not answer.
+    #[must_use]
+    pub fn volume(&self) -> Option<VolumeView> {
+        self.cluster.volume().ok()
+    }
+
+    /// Waits until the volume is served with both sides in sync, and would fail over by itself.
+    ///
+    /// # Errors
+    /// If that does not come by itself.
+    pub fn wait_whole(&self) -> anyhow::Result<VolumeView> {
+        self.wait("both sides are in sync and served again", || {
+            self.volume().filter(|view| {
+                view.health == VolumeHealth::Healthy
+                    && view.armed
+                    && view.sides.iter().all(|side| side.in_sync)
+            })
+        })
+    }
+
+    /// The site that owns the volume.
+    ///
+    /// # Errors
+    /// If the control plane does not answer.
+    pub fn owner(&self) -> anyhow::Result<&SiteNode> {
+        self.cluster.node_at(&self.cluster.volume()?.owner_site.name)
+    }
+
+    /// The node of the site that does not own the volume.
+    ///
+    /// # Errors
+    /// If the control plane does not answer.
+    pub fn other(&self) -> anyhow::Result<&SiteNode> {
+        let owner = self.cluster.volume()?.owner_site.name;
+        let site = SITES.into_iter().find(|site| *site != owner);
+        self.cluster.node_at(site.context("there are two sites")?)
+    }
+
+    /// Moves the volume to the other site, as planned, and waits until it serves.
+    ///
+    /// # Errors
+    /// If it is refused, or the other site does not serve in time.
+    pub fn move_to_other(&self) -> anyhow::Result<()> {
+        let group = self.cluster.volume()?.group;
+        let site = self.other()?.site;
+        let client = self.cluster.client.because("to read the other leg");
+        let path = format!("/v1/groups/{group}/move");
+        // Just after a restart it may turn out that the other site is not in sync yet after all.
+        self.wait("the move is accepted", || {
+            client.post(&path, &MoveGroup { to: Reference(site.into()) }).ok()
+        })?;
+        self.wait("the other site serves", || {
+            self.volume().filter(|view| {
+                view.owner_site.name == site
+                    && view
+                        .sides
+                        .iter()
+                        .any(|side| side.site.name == site && side.role == Some(GroupRole::Serving))
+            })
+        })
+        .map(|_| ())
+    }
+
+    /// Rebuilds the state from the log's first commit and compares it, the chain and the checkpoint.
+    ///
+    /// # Errors
+    /// If anything differs.
+    pub fn verify_log(&self) -> anyhow::Result<Verification> {
+        let proof: Verification = self.cluster.client.get("/v1/audit/verify")?;
+        ensure!(
+            proof.verified
+                && proof.chain
+                && proof.digest
+                && proof.live_digest == proof.replayed_digest,
+            "the log does not prove the state: {proof:?}"
+        );
+        Ok(proof)
+    }
+
+    /// The volume's name in the API.
+    #[must_use]
+    pub fn volume_name(&self) -> &'static str {
+        VOLUME
+    }
+}
+
+/// The nats-server that tests use, or `None`, loudly, when there is none and that may be.
+///
+/// # Panics
+/// If there is none although `CI` is set.
+#[must_use]
+pub fn nats_server() -> Option<PathBuf> {
+    let finder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/nats-server");
+    let found = std::process::Command::new(finder).output().expect("the finder is a script here");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if found.status.success() {
+        return Some(PathBuf::from(text(&found.stdout)));
+    }
+    let why = text(&found.stderr);
+    assert!(std::env::var_os("CI").is_none(), "no nats-server: {why}");
+    eprintln!("SKIPPED: no nats-server ({why})");
+    None
+}
