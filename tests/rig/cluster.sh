@@ -56,7 +56,7 @@ up() {
     await 30 "the control plane answers" voute status
     add_site a 10.77.1.1
     add_site b 10.77.2.1
-    printf 'rig-chap-secret-1' | voute secret put rig >/dev/null
+    printf '%s' $CHAP_SECRET | voute secret put rig >/dev/null
     voute host add app --nqn "$(guest_nqn $GUEST_NAME)" --iqn "$(guest_iqn $GUEST_NAME)" \
         ${CHAP:+--chap-secret rig} >/dev/null
     voute volume create small --size 256MiB --block 512 --pool a --pool b --policy automatic >/dev/null

@@ -31,7 +31,7 @@ tools() {
     for command in "id-ctrl -H $c" "list-ns $c" "list-ns -a $c" "id-ns -H $small" "ns-descs $small" \
         "id-ns -H $large" "cmdset-ind-id-ns $c -n 1" "nvm-id-ctrl $c" "nvm-id-ns $c -n 1" "id-iocs $c" \
         "supported-log-pages $c" "error-log $c" "smart-log $c" "fw-log $c" "changed-ns-list-log $c" \
-        "effects-log -c 0 $c" "ana-log $c" "show-regs -H $c" "get-feature -H -f 0x01 $c" "get-feature -H -f 0x02 $c" \
+        "effects-log -c 0 $c" "ana-log $c" "get-feature -H -f 0x01 $c" "get-feature -H -f 0x02 $c" \
         "get-feature -H -f 0x04 $c" "get-feature -H -f 0x05 $c" "get-feature -H -f 0x07 $c" \
         "get-feature -H -f 0x08 $c" "get-feature -H -f 0x09 $c" "get-feature -H -f 0x0a $c" "get-feature -H -f 0x0b $c" \
         "get-feature -H -f 0x0f $c" "flush $small" "verify $small -s 0 -c 15" \

@@ -5,8 +5,8 @@ checkout=$(cd "$here/../.." && pwd)
 VOUTE_RIG=${VOUTE_RIG:-$checkout/../shared/rig}
 VOUTE_BIN=${VOUTE_BIN:-$checkout/target/release/voute}
 NS=${VOUTE_RIG_NAMESPACE:-voute}
-GUEST_NAME=vhost
-TARGET_PORTS="4420 3260 4421"
+GUEST_NAME=${VOUTE_RIG_GUEST:-vhost}
+CHAP_SECRET=rig-chap-secret-1
 
 say() { printf '[cluster %s] %s\n' "$(date +%T)" "$*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }

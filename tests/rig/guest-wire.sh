@@ -1,0 +1,63 @@
+# In the guest: short sessions of every kind, for a dissector to judge.
+# env NQN, IQN, CHAP_USER, CHAP_SECRET
+set -euo pipefail
+. ./guest-lib.sh
+modprobe nvme-tcp
+touch_disk() {
+    dd if=/dev/urandom of="$1" bs=4k count=4 oflag=direct status=none
+    dd if=/dev/urandom of="$1" bs=1M count=2 oflag=direct status=none
+    dd if="$1" of=/dev/null bs=1M count=2 iflag=direct status=none
+    dd if="$1" of=/dev/null bs=512 count=4 iflag=direct status=none
+}
+nvme_session() {
+    local disk
+    nvme connect-all -t tcp -a 10.77.1.1 -s 4420 "$@"
+    settle
+    wait_for 30 nvme_disk "$NQN"
+    disk=$(nvme_disk "$NQN")
+    disk=${disk%n*}n1
+    wait_for 30 [ -b "$disk" ]
+    touch_disk "$disk"
+    nvme flush "$disk"
+    nvme write-zeroes "$disk" -s 0 -c 7
+    nvme write-zeroes "$disk" -s 0 -c 7 --deac
+    nvme dsm "$disk" -d -s 128 -b 8
+    nvme verify "$disk" -s 0 -c 7
+    for log in error-log smart-log fw-log ana-log "effects-log -c 0" supported-log-pages changed-ns-list-log; do
+        # shellcheck disable=SC2086
+        nvme $log "/dev/$(nvme_paths "$NQN" | head -1 | cut -d' ' -f1)" >/dev/null
+    done
+    sleep 3    # what is awaited is the host's own keep-alive, which it does not announce
+    nvme disconnect -n "$NQN"
+}
+iscsi_session() {
+    local pair disk
+    iscsiadm -m discovery -t sendtargets -p 10.77.1.1 >/dev/null
+    for pair in node.session.auth.authmethod=CHAP node.session.auth.username="$CHAP_USER" \
+        node.session.auth.password="$CHAP_SECRET" 'node.conn[0].timeo.noop_out_interval=1' "$@"; do
+        iscsiadm -m node -T "$IQN" -o update -n "${pair%%=*}" -v "${pair#*=}"
+    done
+    iscsiadm -m node -T "$IQN" -p 10.77.1.1:3260 --login
+    settle
+    wait_for 30 iscsi_disks
+    disk=$(iscsi_disks | head -1)
+    touch_disk "$disk"
+    sg_vpd -a "$disk" >/dev/null
+    sg_rtpg -d "$disk" >/dev/null
+    sg_opcodes "$disk" >/dev/null
+    sg_sync "$disk"
+    sg_reset -d "$disk"
+    sg_turs "$disk" || sg_turs "$disk"
+    sg_unmap --lba=0 --num=8 --force "$disk"
+    sg_write_same --lba=0 --num=8 --in=/dev/zero --xferlen=512 "$disk"
+    sleep 3    # for the host's own pings, as above
+    iscsiadm -m node -T "$IQN" --logout
+}
+step "NVMe/TCP"
+nvme_session
+nvme_session --hdr-digest --data-digest
+step "iSCSI"
+iscsi_up
+iscsi_session
+iscsi_session 'node.conn[0].iscsi.HeaderDigest=CRC32C' 'node.conn[0].iscsi.DataDigest=CRC32C'
+echo "guest-wire: ok"
