@@ -98,8 +98,16 @@ async fn run(app: App, node: NodeId, peer: IpAddr, socket: WebSocket) {
 }
 
 async fn receive_hello(source: &mut SplitStream<WebSocket>, node: NodeId) -> Result<Hello, String> {
-    let first = tokio::time::timeout(HELLO_WITHIN, source.next()).await;
-    let message = match first {
+    // A node that keeps its connection alive may ping before it speaks.
+    let first = async {
+        loop {
+            match source.next().await {
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => return other,
+            }
+        }
+    };
+    let message = match tokio::time::timeout(HELLO_WITHIN, first).await {
         Ok(Some(Ok(Message::Text(text)))) => serde_json::from_str(&text),
         Ok(_) => return Err("the first message must be Hello, as text".into()),
         Err(_) => return Err("no Hello came in time".into()),
