@@ -4,6 +4,8 @@
 #                            volume `small` (512-byte blocks, a owns it), `large` (4096, b owns it)
 #   cluster.sh down          end the processes of this run
 #   cluster.sh kill SITE     kill -9 the site's node
+#   cluster.sh freeze SITE   stop its node's process without ending it: silent, no FIN, no RST
+#   cluster.sh thaw SITE     let it go on
 #   cluster.sh start SITE    start it again and wait until it is heard
 #   cluster.sh owner VOLUME  print the site that serves a volume
 #   cluster.sh healthy       wait until every volume has both legs in sync
@@ -27,6 +29,7 @@ end() {
     local pid
     pid=$(cat "$RUN/$1.pid" 2>/dev/null) || return 0
     kill "-$2" "$pid" 2>/dev/null || true
+    kill -CONT "$pid" 2>/dev/null || true
     await 30 "$1 has ended" gone "$pid"
     rm -f "$RUN/$1.pid"
 }
@@ -83,6 +86,15 @@ kill)
     end "$2" KILL
     say "site $2 killed"
     ;;
+freeze)
+    kill -STOP "$(cat "$RUN/$2.pid")"
+    say "site $2 frozen"
+    ;;
+thaw)
+    kill -CONT "$(cat "$RUN/$2.pid")"
+    await 60 "node $2-1 is heard" heard "$2"
+    say "site $2 goes on"
+    ;;
 start)
     start_node "$2"
     say "site $2 started"
@@ -92,5 +104,5 @@ healthy) healthy ;;
 do) shift; voute "$@" ;;
 nqn) nqn ;;
 iqn) iqn ;;
-*) sed -n '2,13p' "$0"; exit 2 ;;
+*) sed -n '2,15p' "$0"; exit 2 ;;
 esac

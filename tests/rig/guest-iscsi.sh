@@ -89,8 +89,10 @@ burst() {
     write_jobs large /mnt/file 30 $LARGE_SIZES
     fio_start small
     fio_start large
+    probe_start "$small" 22
     sleep 6
     "$@"
+    fio_end probe "$what, a 4 KiB write waits"
     fio_end small "$what, raw 512 B to 1 MiB"
     fio_end large "$what, in $FILE_SYSTEM"
     kept "$small" "$what"
@@ -149,6 +151,14 @@ come_back
     step "the owner of everything is killed"
     burst "owner of raw and $FILE_SYSTEM killed" kill_owner
     come_back
+    step "the owner freezes, another takes over, it goes on"
+    move a
+    wait_for 60 right_prios || { multipath -ll; die "priorities are $(prios)"; }
+    burst "owner frozen" cluster freeze a
+    cluster thaw a
+    cluster healthy
+    wait_for 90 four_ready || { multipath -ll; die "the path did not come back"; }
+    kept "$small" "frozen owner goes on"
 }
 step "log out"
 umount /mnt

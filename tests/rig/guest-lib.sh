@@ -41,7 +41,15 @@ fio_end() {
     wait "$(cat "/tmp/jobs/$1.pid")" || { cat "/tmp/jobs/$1.err"; tail -50 "/tmp/jobs/$1.json"; die "$2: fio ended with an error"; }
     jq -e '[.jobs[].error] | all(. == 0)' "/tmp/jobs/$1.json" >/dev/null || die "$2: an error reached fio"
     jq -e '[.jobs[].write.total_ios] | all(. > 0)' "/tmp/jobs/$1.json" >/dev/null || die "$2: a job of fio wrote nothing"
-    result "$2" "$(jq -r '[.jobs[] | .write, .read] | "\(map(.total_ios) | add) requests, 0 errors, longest \((map(.clat_ns.max // 0) | max) / 1e6 | floor) ms"' "/tmp/jobs/$1.json")"
+    [ "$1" = probe ] || { result "$2" "$(jq -r '[.jobs[] | .write, .read] | "\(map(.total_ios) | add) requests verified, 0 errors"' "/tmp/jobs/$1.json")"; return; }
+    result "$2" "$(jq -r '[.jobs[] | .write, .read] | "\(map(.total_ios) | add) requests at depth 1, longest \((map(.clat_ns.max // 0) | max) / 1e6 | floor) ms"' "/tmp/jobs/$1.json")"
+}
+
+# probe_start DEVICE SECONDS: one 4 KiB write at a time, 50 a second: what a stall costs one request.
+probe_start() {
+    fio --name=probe --filename="$1" --ioengine=libaio --direct=1 --rw=randwrite --bs=4k --iodepth=1 --rate_iops=50 \
+        --offset=136m --size=8m --time_based --runtime="$2" --output-format=json --output=/tmp/jobs/probe.json &
+    echo $! >/tmp/jobs/probe.pid
 }
 
 # pledge DEVICE: fills 32 MiB at 96 MiB with known bytes; kept DEVICE: they are still there.

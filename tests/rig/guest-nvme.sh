@@ -7,7 +7,14 @@ SMALL_SIZES="512 1k 4k 16k 64k 128k 256k 1m"
 LARGE_SIZES="4k 8k 64k 1m"
 
 live_paths() { [ "$(nvme_paths "$NQN" | grep -c ' live ')" = "$1" ]; }
-# ana VOLUME-NSID: the states of its paths, in words, sorted.
+# disk_of DISK NSID: that namespace of DISK's subsystem; the kernel's own numbers follow no order.
+disk_of() {
+    local block
+    for block in /sys/block/"$(basename "${1%n*}")"n*; do
+        [ "$(cat "$block/nsid")" = "$2" ] && echo "/dev/$(basename "$block")"
+    done
+}
+# ana NUMBER: the states of a device's paths, in words, sorted.
 ana() { nvme_paths "$NQN" | grep -o "nvme[0-9]*c[0-9]*n$1:[a-z-]*" | cut -d: -f2 | sort | tr '\n' ' '; }
 two_states() { [ "$(ana "$1")" = "inaccessible optimized " ]; }
 all_well() { live_paths 2 && two_states 1 && two_states 2; }
@@ -21,8 +28,8 @@ connect() {
     wait_for 30 all_well || { nvme_paths "$NQN"; die "not two live paths with two ANA states"; }
     result "one multipath device, two paths, two ANA states" ok
     disk=$(nvme_disk "$NQN")
-    small=${disk%n*}n1 large=${disk%n*}n2
-    [ -b "$small" ] && [ -b "$large" ] || die "no $small or $large"
+    small=$(disk_of "$disk" 1) large=$(disk_of "$disk" 2)
+    [ -b "$small" ] && [ -b "$large" ] || die "no block device of both volumes"
 }
 
 tools() {
@@ -51,8 +58,10 @@ burst() {
     write_jobs large /mnt/file 25 $LARGE_SIZES
     fio_start small
     fio_start large
+    probe_start "$small" 22
     sleep 6
     "$@"
+    fio_end probe "$what, a 4 KiB write waits"
     fio_end small "$what, raw 512 B to 1 MiB"
     fio_end large "$what, in ext4"
     kept "$small" "$what"
@@ -66,6 +75,7 @@ come_back() {
     result "node back, legs resynced, two live paths" ok
 }
 move() { cluster do volume move small --to "$1" && cluster do volume move large --to "$1"; }
+home() { move a >/dev/null; cluster healthy; wait_for 30 all_well || die "no two states at home"; }
 reset_both() { local c; for c in $(controllers); do nvme reset "/dev/$c"; sleep 3; done; }
 freeze_other_path() {
     host "$RIG/guest link $RIG_GUEST b off"
@@ -109,14 +119,21 @@ come_back
     wait_for 20 size_is "$large" $((160 << 20)) || die "the host does not see the large volume's growth"
     check "growth seen without a rescan, ext4 grown mounted" resize2fs "$large"
     step "the owner of everything is killed"
+    home
     burst "owner of raw and ext4 killed" kill_owner
     come_back
+    step "the owner freezes, another takes over, it goes on"
+    home
+    burst "owner frozen" cluster freeze a
+    cluster thaw a
+    cluster healthy
+    wait_for 60 all_well || { nvme_paths "$NQN"; die "the path did not come back"; }
+    kept "$small" "frozen owner goes on"
     step "controllers are reset"
     burst "both controllers reset" reset_both
     wait_for 30 all_well || die "no two states after the reset"
     step "the other path goes silent"
-    cluster do volume move small --to a
-    cluster do volume move large --to a
+    home
     burst "the other site's path silent and back" freeze_other_path
     wait_for 30 all_well || die "no two states after the silence"
     nvme ana-log "/dev/$(controllers | head -1)" | head -5

@@ -7,7 +7,7 @@ touch_disk() {
     dd if=/dev/urandom of="$1" bs=4k count=4 oflag=direct status=none
     dd if=/dev/urandom of="$1" bs=1M count=2 oflag=direct status=none
     dd if="$1" of=/dev/null bs=1M count=2 iflag=direct status=none
-    dd if="$1" of=/dev/null bs=512 count=4 iflag=direct status=none
+    dd if="$1" of=/dev/null bs=4k count=4 iflag=direct status=none
 }
 nvme_session() {
     local disk
@@ -15,8 +15,6 @@ nvme_session() {
     settle
     wait_for 30 nvme_disk "$NQN"
     disk=$(nvme_disk "$NQN")
-    disk=${disk%n*}n1
-    wait_for 30 [ -b "$disk" ]
     touch_disk "$disk"
     nvme flush "$disk"
     nvme write-zeroes "$disk" -s 0 -c 7
