@@ -22,7 +22,8 @@ pub struct DemoArguments {
     /// Print one JSON object with the figures, nothing else.
     #[arg(long)]
     pub json: bool,
-    /// Keep the log on NATS JetStream: on the server of this URL, or on one that is found and started.
+    /// Keep the log on NATS JetStream: on one that is found and started, or on the server of this URL (where a stream
+    /// VOUTE_DEMO_… then remains; give --nats-monitoring too, or no failover is armed).
     #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
     pub nats: Option<String>,
     /// Monitoring address of the server that --nats names, such as http://127.0.0.1:8222.

@@ -298,15 +298,20 @@ fn wait_step<T: serde::de::DeserializeOwned>(
     what: &str,
     mut judge: impl FnMut(&T) -> Step,
 ) -> anyhow::Result<T> {
-    stage
-        .wait_until(what, || match client.get::<T>(path) {
-            Ok(view) => match judge(&view) {
-                Step::Done => Some(Ok(view)),
-                Step::Failed(cause) => Some(Err(anyhow::anyhow!("{what}: {cause}"))),
-                Step::Going(_) => None,
-            },
-            Err(error) => Some(Err(error.into())),
-        })
+    let mut last = String::new();
+    let outcome = stage.wait_until(what, || match client.get::<T>(path) {
+        Ok(view) => match judge(&view) {
+            Step::Done => Some(Ok(view)),
+            Step::Failed(cause) => Some(Err(anyhow::anyhow!("{what}: {cause}"))),
+            Step::Going(words) => {
+                last = words;
+                None
+            }
+        },
+        Err(error) => Some(Err(error.into())),
+    });
+    outcome
+        .with_context(|| format!("the last that was heard: {last:?}"))
         .and_then(|outcome| outcome)
 }
 

@@ -69,3 +69,27 @@ impl Figures {
             && self.acknowledged_writes > 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_broken_promise_is_enough_to_fail() {
+        let good = Figures { acknowledged_writes: 1, chain_verified: true, ..Figures::default() };
+        assert!(good.hold());
+        let broken: [fn(&mut Figures); 6] = [
+            |figures| figures.lost_writes = 1,
+            |figures| figures.stale_reads = 1,
+            |figures| figures.io_errors = 1,
+            |figures| figures.io_errors_during_planned_move = 1,
+            |figures| figures.chain_verified = false,
+            |figures| figures.acknowledged_writes = 0,
+        ];
+        for break_it in broken {
+            let mut figures = good.clone();
+            break_it(&mut figures);
+            assert!(!figures.hold(), "{figures:?}");
+        }
+    }
+}

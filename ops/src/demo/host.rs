@@ -194,7 +194,10 @@ impl Host {
                 self.pulse.acknowledged();
                 true
             }
-            Err(error) => self.count_error(&error),
+            Err(error) => {
+                self.count_io_error(error.0);
+                false
+            }
         }
     }
 
@@ -210,16 +213,16 @@ impl Host {
                 Some(verdict)
             }
             Err(error) => {
-                self.count_error(&error);
+                self.count_io_error(error.0);
                 None
             }
         }
     }
 
-    fn count_error(&self, error: &HostError) -> bool {
+    /// Counts an error that reached an application, and keeps it in words.
+    pub fn count_io_error(&self, words: String) {
         self.io_errors.fetch_add(1, Ordering::Relaxed);
-        self.note_failure(error.0.clone());
-        false
+        self.note_failure(words);
     }
 
     /// Reads every slot, `readers` at a time; returns how many do not hold what they must.

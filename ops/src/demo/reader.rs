@@ -121,7 +121,7 @@ async fn read_on(host: Arc<Host>, mut multipath: Multipath, shared: Arc<Shared>)
             Err(error) => {
                 let mut trouble = shared.trouble.lock().expect("no holder of this lock panics");
                 *trouble = error.to_string();
-                host.note_failure(format!("iSCSI: {error}"));
+                host.count_io_error(format!("iSCSI: {error}"));
             }
         }
     }
