@@ -289,3 +289,37 @@ async fn long_lists_come_page_by_page() {
     }
     assert_eq!(names, ["h0", "h1", "h2", "h3", "h4", "h5", "h6"]);
 }
+
+#[tokio::test]
+async fn rubbish_on_the_listener_ends_its_own_connection_only() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let control = Control::start().await;
+    let whole = format!(
+        "POST /v1/sites HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 27\r\n\r\n",
+        control.token
+    );
+    let mut cases: Vec<Vec<u8>> =
+        (1..whole.len()).step_by(7).map(|cut| whole.as_bytes()[..cut].to_vec()).collect();
+    let mut seed = 0x2545_F491_4F6C_DD1D_u64;
+    for length in [1, 16, 1_000, 100_000] {
+        let noise = (0..length).map(|_| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed.to_le_bytes()[0]
+        });
+        cases.push(noise.collect());
+    }
+    cases.push(format!("{}{}", "GET / HTTP/1.1\r\nx: ", "y".repeat(1 << 20)).into_bytes());
+    for case in cases {
+        let mut stream = tokio::net::TcpStream::connect(control.address()).await.unwrap();
+        let _ = stream.write_all(&case).await;
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(crate::client::PATIENCE, stream.read_to_end(&mut answer))
+            .await
+            .expect("the connection ends");
+        assert!(!answer.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert_eq!(control.head().await, 3, "nothing was committed");
+}

@@ -6,4 +6,5 @@ mod client;
 mod commands;
 mod fake_node;
 mod history;
+mod jetstream;
 mod nodes;

@@ -1,0 +1,138 @@
+//! The same process over NATS JetStream, on a real server.
+
+use crate::client::{Control, PATIENCE, config};
+use serde_json::json;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use voute_control::{ControlConfig, LogConfig, Running, run};
+use voute_events::JetStreamOptions;
+
+/// A server that ends with the test.
+struct Server {
+    child: Child,
+    port: u16,
+    monitoring: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn binary() -> Option<PathBuf> {
+    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/tools/nats-server");
+    let output = Command::new(tool).stderr(Stdio::inherit()).output();
+    let found = output.ok().filter(|output| output.status.success());
+    if found.is_none() {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "CI must have a nats-server");
+        eprintln!("SKIPPED: {tool} finds no nats-server; nothing of JetStream was tested");
+    }
+    found.map(|output| PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end()))
+}
+
+impl Server {
+    fn start(binary: PathBuf, sync: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let held =
+            [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
+        let [port, monitoring] = held.map(|held| held.local_addr().unwrap().port());
+        let configuration = folder.path().join("nats.conf");
+        let store = folder.path().join("store");
+        let text = format!(
+            "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitoring}\"\n\
+             jetstream {{ store_dir: {store:?}, max_file_store: 1GB, {sync} }}\n"
+        );
+        std::fs::write(&configuration, text).unwrap();
+        let mut command = Command::new(binary);
+        command.arg("-c").arg(&configuration).stdout(Stdio::null()).stderr(Stdio::null());
+        Server { child: command.spawn().unwrap(), port, monitoring, _folder: folder }
+    }
+
+    fn options(&self) -> JetStreamOptions {
+        let mut options = JetStreamOptions::new(format!("nats://127.0.0.1:{}", self.port), "test");
+        options.monitoring = vec![format!("http://127.0.0.1:{}", self.monitoring)];
+        options
+    }
+
+    /// Starts a control process over it, once it answers.
+    async fn control(&self, config: ControlConfig) -> Running {
+        let log = LogConfig::JetStream(Box::new(self.options()));
+        let config = ControlConfig { log, ..config };
+        let began = Instant::now();
+        loop {
+            match run(config.clone(), std::future::pending()).await {
+                Ok(running) => return running,
+                Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn start_in(&self, folder: tempfile::TempDir) -> Control {
+        let running = self.control(config(folder.path())).await;
+        let path = crate::client::token_path(&folder);
+        let token = std::fs::read_to_string(path).unwrap().trim().to_owned();
+        Control { folder, running, token }
+    }
+}
+
+#[tokio::test]
+async fn a_process_over_jetstream_commits_restarts_and_verifies() {
+    let Some(binary) = binary() else { return };
+    let server = Server::start(binary, "sync_interval: always");
+    let control = server.start_in(tempfile::tempdir().unwrap()).await;
+    for index in 0..5 {
+        control.create("/v1/sites", json!({"name": format!("s{index}"), "kind": "Data"})).await;
+    }
+    let refused = control.post("/v1/sites", json!({"name": "s1", "kind": "Data"})).await;
+    assert_eq!(refused.body["code"], "duplicate-name");
+    let before = control.get("/v1/cluster").await.body;
+    assert_eq!(before["head"]["sequence"], 9);
+    let control = server.start_in(control.stop().await).await;
+    assert_eq!(control.get("/v1/cluster").await.body["digest"], before["digest"]);
+    let verified = control.get("/v1/audit/verify").await.body;
+    assert_eq!(verified["verified"], true, "{verified}");
+    let status = control.get("/v1/status").await.body;
+    assert!(!status["problems"].to_string().contains("sync"), "{status}");
+}
+
+#[tokio::test]
+async fn a_log_that_may_forget_what_it_acknowledged_arms_nothing() {
+    let Some(binary) = binary() else { return };
+    let server = Server::start(binary, "");
+    let control = server.start_in(tempfile::tempdir().unwrap()).await;
+    let status = control.get("/v1/status").await.body;
+    assert_eq!(status["health"], "degraded");
+    assert!(status["problems"].to_string().contains("sync"), "{status}");
+}
+
+#[tokio::test]
+async fn two_processes_share_a_stream_and_only_the_signing_one_takes_nodes() {
+    let Some(binary) = binary() else { return };
+    let server = Server::start(binary, "sync_interval: always");
+    let first = server.start_in(tempfile::tempdir().unwrap()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut other = config(folder.path());
+    other.log_site_name = voute_schemas::Name::new("log-2").unwrap();
+    let running = server.control(other).await;
+    assert!(running.token_file().is_none(), "the administrator is in the log already");
+    let second = Control { folder, running, token: first.token.clone() };
+    first.create("/v1/sites", json!({"name": "north", "kind": "Data"})).await;
+    second.until("/v1/sites/north", |site| site["name"] == "north").await;
+    let node = json!({
+        "name": "n", "site": "north", "nvme": "127.0.0.1:1", "iscsi": "127.0.0.1:2",
+        "link": "127.0.0.1:3",
+    });
+    let admitted = second.create("/v1/nodes", node).await;
+    let (id, secret) =
+        (admitted["created"].as_str().unwrap(), admitted["secret"].as_str().unwrap());
+    first.until("/v1/nodes/n", |node| node["name"] == "n").await;
+    assert_eq!(crate::fake_node::open(second.address(), id, secret).await.err(), Some(503));
+    let node = crate::fake_node::FakeNode::connect(first.address(), id, secret, 1).await;
+    node.until("a proven spec", |inside| (inside.specs > 0).then_some(())).await;
+}
