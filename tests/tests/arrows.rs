@@ -10,8 +10,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("voute-buffer", &[]),
     ("voute-events", &["voute-schemas"]),
     ("voute-control", &["voute-schemas", "voute-events"]),
-    ("voute-nvme", &["voute-buffer"]),
-    ("voute-iscsi", &["voute-buffer"]),
+    ("voute-reservation", &[]),
+    ("voute-nvme", &["voute-buffer", "voute-reservation"]),
+    ("voute-iscsi", &["voute-buffer", "voute-reservation"]),
     ("voute-mirror", &["voute-buffer", "voute-schemas"]),
     ("voute-device", &["voute-buffer", "voute-schemas", "voute-mirror", "voute-nvme"]),
     (
@@ -20,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "voute-buffer",
             "voute-schemas",
             "voute-events",
+            "voute-reservation",
             "voute-mirror",
             "voute-nvme",
             "voute-iscsi",
@@ -58,7 +60,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates of which the core must stay free: no I/O, no clock, no runtime.
-const PURE: &[&str] = &["voute-schemas", "voute-nvme", "voute-iscsi", "voute-mirror"];
+const PURE: &[&str] =
+    &["voute-schemas", "voute-reservation", "voute-nvme", "voute-iscsi", "voute-mirror"];
 const IMPURE: &[&str] =
     &["tokio", "io-uring", "rustix", "libc", "socket2", "redb", "async-nats", "axum"];
 
