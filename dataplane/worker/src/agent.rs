@@ -55,7 +55,7 @@ enum DeviceState {
     /// Being opened.
     Opening,
     /// Open.
-    Open,
+    Open { size_bytes: u64, block_bytes: u32 },
     /// It cannot be used; why.
     Refused(String),
 }
@@ -411,40 +411,57 @@ impl Agent {
                 None => true,
                 // What was refused is tried again when the log says something new about it.
                 Some((before, DeviceState::Refused(_))) => before != spec,
-                Some((_, DeviceState::Opening | DeviceState::Open)) => false,
+                Some((_, DeviceState::Opening | DeviceState::Open { .. })) => false,
             };
             if is_new {
                 self.devices.insert(spec.device, (spec.clone(), DeviceState::Opening));
                 let spec = spec.clone();
                 self.adoptions.spawn_blocking(move || (spec.device, adopt(&spec, cluster)));
-            } else if let Some((known, _)) = self.devices.get_mut(&spec.device) {
+            } else if let Some((known, state)) = self.devices.get_mut(&spec.device) {
                 *known = spec.clone();
+                // The log may not have heard it.
+                if let DeviceState::Open { size_bytes, block_bytes } = *state {
+                    self.announce_device(spec, size_bytes, block_bytes);
+                }
             }
+        }
+    }
+
+    /// Tells the log of a device that is open, unless it knows.
+    fn announce_device(&mut self, spec: &DeviceSpec, size_bytes: u64, block_bytes: u32) {
+        let device = spec.device;
+        if !spec.adopted {
+            self.escalate(Escalation::DeviceReady { device, size_bytes, block_bytes });
+        }
+    }
+
+    fn escalate(&mut self, escalation: Escalation) {
+        if !self.escalations.add(None, escalation) {
+            count(&self.parts.metrics.dropped_escalations, 1);
         }
     }
 
     fn adopted(&mut self, device: DeviceId, result: Result<Adopted, AdoptError>) {
         let Some((spec, state)) = self.devices.get_mut(&device) else { return };
-        let was_adopted = spec.adopted;
-        let escalation = match result {
+        let spec = spec.clone();
+        match result {
             Ok(Adopted { device: open, size_bytes, block_bytes }) => {
-                *state = DeviceState::Open;
+                *state = DeviceState::Open { size_bytes, block_bytes };
                 tracing::info!(%device, size_bytes, block_bytes, "device open");
                 for mailbox in self.parts.mailboxes.iter() {
                     mailbox.send(Message::Device(device, open.clone()));
                 }
-                Escalation::DeviceReady { device, size_bytes, block_bytes }
+                self.announce_device(&spec, size_bytes, block_bytes);
             }
             Err(error) => {
                 tracing::error!(%device, %error, "device not usable");
                 let cause = error.to_string();
                 *state = DeviceState::Refused(cause.clone());
-                Escalation::DeviceRefused { device, cause }
+                // Of a device that the log has as adopted, the status tells; its legs' owners act.
+                if !spec.adopted {
+                    self.escalate(Escalation::DeviceRefused { device, cause });
+                }
             }
-        };
-        // Of a device that the log has as adopted, the status tells; its legs' owners act.
-        if !was_adopted && !self.escalations.add(None, escalation) {
-            count(&self.parts.metrics.dropped_escalations, 1);
         }
         self.release_held();
         self.retire();
@@ -567,10 +584,10 @@ impl Agent {
         }
         let devices = self.devices.iter().map(|(device, (_, state))| DeviceStatus {
             device: *device,
-            open: matches!(state, DeviceState::Open),
+            open: matches!(state, DeviceState::Open { .. }),
             detail: match state {
                 DeviceState::Opening => "being opened".into(),
-                DeviceState::Open => String::new(),
+                DeviceState::Open { .. } => String::new(),
                 DeviceState::Refused(cause) => cause.clone(),
             },
         });

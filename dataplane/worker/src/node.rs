@@ -19,6 +19,8 @@ use voute_schemas::NodeId;
 
 /// Most reactors of a node: there are no more shards than that to spread.
 pub const REACTORS_MAX: usize = crate::link::SHARDS as usize;
+/// How long reactors may take to end.
+const END_WITHIN: Duration = Duration::from_secs(15);
 /// Events from reactors that wait for the agent.
 const EVENTS_MAX: usize = 65_536;
 /// Messages from the control plane that wait for the agent; each may be large.
@@ -179,7 +181,8 @@ pub fn run(config: NodeConfig, stop: Stop) -> Result<(), NodeError> {
     let mailboxes: Arc<[Arc<Mailbox>]> = mailboxes.into();
     let (to_agent, from_reactors) = mpsc::channel(EVENTS_MAX);
     let (ended, has_ended) = mpsc::unbounded_channel();
-    let mut threads = Threads { mailboxes: mailboxes.clone(), reactors: Vec::new() };
+    let (run_token, running) = std::sync::mpsc::channel();
+    let mut threads = Threads { mailboxes: mailboxes.clone(), reactors: Vec::new(), running };
     for (index, inbox) in inboxes.into_iter().enumerate() {
         let parts = Parts {
             index,
@@ -190,9 +193,13 @@ pub fn run(config: NodeConfig, stop: Stop) -> Result<(), NodeError> {
             spin: Duration::from_micros(config.spin_us),
             connections_max: config.connections_max,
         };
-        threads.reactors.push(spawn_reactor(parts, config.pin, ended.clone())?);
+        threads.reactors.push(spawn_reactor(
+            parts,
+            config.pin,
+            TellEnd { index, ended: ended.clone(), _running: run_token.clone() },
+        )?);
     }
-    drop((to_agent, ended));
+    drop((to_agent, ended, run_token));
 
     let agent = Agent::new(agent::Parts {
         node: config.node,
@@ -229,11 +236,21 @@ fn random_session() -> Result<u64, NodeError> {
 struct Threads {
     mailboxes: Arc<[Arc<Mailbox>]>,
     reactors: Vec<JoinHandle<()>>,
+    /// Gets nothing, and closes when the last reactor's thread has ended.
+    running: std::sync::mpsc::Receiver<()>,
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Stop));
+        for mailbox in self.mailboxes.iter() {
+            // One that does not read its mailbox any more is given up below.
+            let _ = mailbox.try_send(Message::Stop);
+        }
+        if self.running.recv_timeout(END_WITHIN) == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
+            tracing::error!("a reactor does not end: a bug; kill the process");
+            return;
+        }
         for reactor in self.reactors.drain(..) {
             // A panic was reported when it happened.
             let _ = reactor.join();
@@ -242,24 +259,24 @@ impl Drop for Threads {
 }
 
 /// Tells, also when the thread panics, that a reactor has ended.
-struct TellEnd(usize, mpsc::UnboundedSender<usize>);
+struct TellEnd {
+    index: usize,
+    ended: mpsc::UnboundedSender<usize>,
+    _running: std::sync::mpsc::Sender<()>,
+}
 
 impl Drop for TellEnd {
     fn drop(&mut self) {
         // Nobody listens any more when the whole node ends.
-        let _ = self.1.send(self.0);
+        let _ = self.ended.send(self.index);
     }
 }
 
-fn spawn_reactor(
-    parts: Parts,
-    pin: bool,
-    ended: mpsc::UnboundedSender<usize>,
-) -> Result<JoinHandle<()>, NodeError> {
+fn spawn_reactor(parts: Parts, pin: bool, end: TellEnd) -> Result<JoinHandle<()>, NodeError> {
     let index = parts.index;
     let (ready, is_ready) = std::sync::mpsc::channel();
     let run = move || {
-        let _end = TellEnd(index, ended);
+        let _end = end;
         if pin && parts.mailboxes.len() >= cores() && cores() > 1 {
             pin_to(index);
         }

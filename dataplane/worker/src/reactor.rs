@@ -120,6 +120,8 @@ pub(crate) struct Reactor {
     routes: Arc<Routes>,
     /// Generations of the offer and of the targets' attention at the last look.
     noticed: (u64, u64),
+    /// When the first of the channels without a connection is to be connected.
+    links_due: Option<Duration>,
     listeners: Vec<Listener>,
     listeners_made: u64,
     connections: Slab<Connection>,
@@ -159,6 +161,7 @@ impl Reactor {
             shards: Vec::new(),
             routes: Arc::default(),
             noticed: (0, 0),
+            links_due: None,
             listeners: Vec::new(),
             listeners_made: 0,
             connections: Slab::new(),
@@ -215,7 +218,10 @@ impl Reactor {
     fn message(&mut self, message: Message) {
         match message {
             Message::Setup(setup) => self.set_up(setup),
-            Message::Peers(peers) => self.peers = Some(peers),
+            Message::Peers(peers) => {
+                self.peers = Some(peers);
+                self.links_due = Some(Duration::ZERO);
+            }
             Message::Listen(sockets) => self.listen(sockets),
             Message::Device(id, device) => self.devices.add_device(id, device),
             Message::ForgetDevice(id) => self.devices.remove_device(id),
@@ -506,13 +512,9 @@ impl Reactor {
     }
 
     fn next_deadline(&mut self, now: Duration) -> Option<Duration> {
-        let shards = self.shards.iter_mut().filter_map(|shard| {
-            let channels = shard.channels.values().filter(|channel| channel.connection.is_none());
-            let channels = channels.map(|channel| channel.retry_at).min();
-            shard.next_deadline(now).into_iter().chain(channels).min()
-        });
+        let shards = self.shards.iter_mut().filter_map(|shard| shard.next_deadline(now));
         let listeners = self.listeners.iter().filter_map(|listener| listener.retry_at);
-        shards.chain(self.connections_due).chain(listeners).min()
+        shards.chain(self.connections_due).chain(self.links_due).chain(listeners).min()
     }
 
     /// Lets go of everything, and waits until the kernel has too: it may still read and write the

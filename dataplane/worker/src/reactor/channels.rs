@@ -32,6 +32,7 @@ impl Reactor {
         let now = self.clock.now();
         if wanted {
             self.shards[place].channels.entry(peer).or_insert_with(|| Channel::new(now));
+            self.links_due = Some(now);
             return;
         }
         let Some(channel) = self.shards[place].channels.remove(&peer) else { return };
@@ -45,6 +46,9 @@ impl Reactor {
 
     /// Connects channels that are due.
     pub(super) fn connect_links(&mut self, now: Duration) -> bool {
+        if self.links_due.is_none_or(|due| due > now) {
+            return false;
+        }
         let Some(peers) = self.peers.clone() else { return false };
         let mut worked = false;
         for place in 0..self.shards.len() {
@@ -66,6 +70,9 @@ impl Reactor {
                 }
             }
         }
+        let channels = self.shards.iter().flat_map(|shard| shard.channels.values());
+        let unconnected = channels.filter(|channel| channel.connection.is_none());
+        self.links_due = unconnected.map(|channel| channel.retry_at).min();
         worked
     }
 
@@ -248,12 +255,13 @@ impl Reactor {
         if was_up {
             tracing::info!(%peer, shard, %reason, "link down");
         }
-        self.with(shard, |shard| {
-            let Some(channel) = shard.channels.get_mut(&peer) else { return };
+        let retry_at = self.with(shard, |shard| {
+            let channel = shard.channels.get_mut(&peer)?;
             if channel.connection != Some(place) {
-                return;
+                return None;
             }
             channel.down(now);
+            let retry_at = channel.retry_at;
             let waiting = std::mem::take(&mut channel.waiting);
             for (tag, _) in waiting {
                 shard.mirror.link_reply(tag, Err(LinkFault::Down), now);
@@ -261,7 +269,9 @@ impl Reactor {
             if was_up {
                 shard.mirror.channel_down(peer, now);
             }
+            Some(retry_at)
         });
+        self.links_due = self.links_due.into_iter().chain(retry_at.flatten()).min();
     }
 
     // ---- the accepting end ------------------------------------------------------------------
