@@ -45,7 +45,7 @@ impl Watch {
         raise(&self.heard, heard);
     }
 
-    /// Returns once commit `from` was heard of, or a message that names no commit came.
+    /// Returns once commit `from` was heard of.
     pub(super) async fn wait(&self, from: Sequence) {
         let mut heard = self.heard.subscribe();
         heard
