@@ -215,8 +215,10 @@ pub(crate) fn adopt_within(
     match &spec.locator {
         Locator::Memory { size_bytes } => adopt_memory(spec, *size_bytes),
         Locator::File { path, size_bytes } => {
-            // A new file that would be too small is not even made.
-            check_size(spec, *size_bytes)?;
+            // A new file that would be too small is not even made; one that exists keeps its size.
+            if !std::path::Path::new(path).exists() {
+                check_size(spec, *size_bytes)?;
+            }
             let create = (!spec.adopted).then_some(*size_bytes);
             adopt_claimed(spec, cluster, claim::claim_file(path, create, wait)?)
         }

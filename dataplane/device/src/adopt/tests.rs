@@ -281,6 +281,15 @@ fn a_device_too_small_for_one_extent_is_refused_with_the_size_it_needs() {
 }
 
 #[test]
+fn a_file_that_exists_keeps_its_size_whatever_the_locator_says() {
+    let place = Place::new();
+    place.fill(0, &[]);
+    let path = place.path().to_str().unwrap().to_owned();
+    let unsized_file = |spec: &mut DeviceSpec| spec.locator = Locator::File { path, size_bytes: 0 };
+    assert_eq!(place.adopt(unsized_file).unwrap().size_bytes, SIZE);
+}
+
+#[test]
 fn a_file_that_grew_is_used_whole_and_one_that_shrank_is_refused() {
     let place = Place::new();
     drop(place.adopt(|_| ()).unwrap());
