@@ -1,9 +1,11 @@
 //! Which requests on a volume must wait for which: one order of overlapping writes on all legs
 //! (rule 3).
 //!
-//! A read waits for a write in flight that it overlaps: what a host has read cannot be taken back.
-//! A write waits for writes and copies in flight, and for earlier ones that wait. A copy (resync,
-//! settling) waits for writes and they for it; reads pass it.
+//! A read waits for a write in flight that it overlaps, and a write for a read: a read that were
+//! still in the device queue might return what a later write has so far put on this leg alone, and a
+//! failover would take it back. A write also waits for writes and copies in flight. A copy (resync,
+//! settling) waits for writes and they for it; reads pass it. Whoever waits is served in order, so
+//! that a stream of reads keeps no write waiting.
 
 use std::collections::VecDeque;
 
@@ -26,9 +28,9 @@ impl Range {
     fn blocks(&self, other: &Range) -> bool {
         let overlaps = self.begin < other.end && other.begin < self.end;
         let conflicts = match (self.claim, other.claim) {
-            (Claim::Write, _) => true,
+            (Claim::Write, _) | (Claim::Read, Claim::Write) => true,
             (Claim::Copy, Claim::Write | Claim::Copy) => true,
-            (Claim::Copy, Claim::Read) | (Claim::Read, _) => false,
+            (Claim::Copy, Claim::Read) | (Claim::Read, Claim::Read | Claim::Copy) => false,
         };
         overlaps && conflicts
     }
@@ -44,9 +46,7 @@ impl Claims {
     /// Claims a range; returns whether it is held at once. If not, [`Claims::release`] tells when.
     pub(crate) fn claim(&mut self, key: u64, claim: Claim, begin: u64, end: u64) -> bool {
         let range = Range { key, claim, begin, end };
-        // A read need not wait for a write that has not been sent to any leg.
-        let behind =
-            claim != Claim::Read && self.waiting.iter().any(|earlier| earlier.blocks(&range));
+        let behind = self.waiting.iter().any(|earlier| earlier.blocks(&range));
         if behind || self.held.iter().any(|held| held.blocks(&range)) {
             self.waiting.push_back(range);
             return false;
@@ -65,8 +65,7 @@ impl Claims {
         let mut woken = Vec::new();
         let mut still: VecDeque<Range> = VecDeque::with_capacity(self.waiting.len());
         for range in std::mem::take(&mut self.waiting) {
-            let behind =
-                range.claim != Claim::Read && still.iter().any(|earlier| earlier.blocks(&range));
+            let behind = still.iter().any(|earlier| earlier.blocks(&range));
             if behind || self.held.iter().any(|held| held.blocks(&range)) {
                 still.push_back(range);
             } else {
@@ -103,13 +102,24 @@ mod tests {
     }
 
     #[test]
-    fn a_read_waits_for_a_write_in_flight_only() {
+    fn a_read_and_a_write_that_overlap_exclude_each_other() {
         let mut claims = Claims::default();
         assert!(claims.claim(1, Claim::Write, 0, 8));
         assert!(!claims.claim(2, Claim::Read, 7, 9));
         assert!(claims.claim(3, Claim::Read, 8, 16));
-        assert!(claims.claim(4, Claim::Write, 9, 16), "a write does not wait for reads");
+        assert!(!claims.claim(4, Claim::Write, 9, 16), "the read may still be in the device queue");
         assert_eq!(claims.release(1), vec![2]);
+        assert_eq!(claims.release(3), vec![4]);
+    }
+
+    #[test]
+    fn reads_do_not_overtake_a_write_that_waits() {
+        let mut claims = Claims::default();
+        assert!(claims.claim(1, Claim::Read, 0, 8));
+        assert!(!claims.claim(2, Claim::Write, 0, 8));
+        assert!(!claims.claim(3, Claim::Read, 0, 8));
+        assert_eq!(claims.release(1), vec![2]);
+        assert_eq!(claims.release(2), vec![3]);
     }
 
     #[test]
@@ -119,6 +129,7 @@ mod tests {
         assert!(claims.claim(2, Claim::Read, 0, 10));
         assert!(!claims.claim(3, Claim::Write, 0, 10));
         assert!(!claims.claim(4, Claim::Copy, 50, 60));
-        assert_eq!(claims.release(1), vec![3, 4]);
+        assert_eq!(claims.release(1), vec![4]);
+        assert_eq!(claims.release(2), vec![3]);
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Job {
     region: u64,
     step: Step,
     length: u64,
+    /// When it was sent to the peer.
+    sent: Duration,
 }
 
 pub(crate) struct Copier {
@@ -169,16 +171,22 @@ impl Owner {
                 continue;
             }
             let length = copier.region_bytes.min(size - begin);
-            let key = self.copies.insert(Job { volume, region, step: Step::Claiming, length });
+            let key = self.copies.insert(Job {
+                volume,
+                region,
+                step: Step::Claiming,
+                length,
+                sent: context.now,
+            });
             if self.volumes[volume].claims.claim(key | COPY_BIT, Claim::Copy, begin, begin + length)
             {
                 self.copy_claimed(key | COPY_BIT, keeper, context);
             }
         }
-        self.finish_copier(context);
+        self.finish_copier(keeper, context);
     }
 
-    fn finish_copier(&mut self, context: &mut Context<'_>) {
+    fn finish_copier(&mut self, keeper: &Keeper, context: &mut Context<'_>) {
         let Some(copier) = self
             .copier
             .as_mut()
@@ -190,7 +198,7 @@ impl Owner {
         match copier.purpose {
             Purpose::Settle => self.copier = None,
             // Kept for its evidence until the log took the peer in.
-            Purpose::Resync { .. } => self.copied(context),
+            Purpose::Resync { .. } => self.copied(keeper, context),
         }
     }
 
@@ -227,7 +235,7 @@ impl Owner {
                 number,
                 bar,
                 LegOperation::Read { offset, length },
-                Client::Owner(OwnerCall::Copy(key)),
+                Client::Owner(self.life, OwnerCall::Copy(key)),
                 context.out,
             );
         } else {
@@ -239,7 +247,6 @@ impl Owner {
         &mut self,
         key: u64,
         result: Result<Option<Buffer>, LegFault>,
-        keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
         let Some(job) = self.copies.get_mut(key).filter(|job| job.step == Step::Reading) else {
@@ -259,28 +266,29 @@ impl Owner {
                 } else {
                     self.abort_resync(context);
                 }
-                self.drive_copier(keeper, context);
             }
         }
     }
 
     fn send_copy(&mut self, key: u64, data: Option<Buffer>, context: &mut Context<'_>) {
-        let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.bar()?)));
+        let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.round, peer.bar()?)));
         let Some(job) = self.copies.get_mut(key) else {
             return;
         };
-        let Some((node, bar)) = peer else {
+        let Some((node, round, bar)) = peer else {
             job.step = Step::Again;
             return;
         };
         job.step = Step::Writing;
+        job.sent = context.now;
         let spec = &self.volumes[job.volume].spec;
         let (volume, offset) = (spec.number, job.region * spec.region_bytes);
         let request = match data {
             Some(data) => LinkRequest::Write { volume, bar, offset, data: Arc::new(data) },
             None => LinkRequest::Zero { volume, bar, offset, length: job.length, release: true },
         };
-        context.out.link(LinkClient::Owner(self.group, LinkPurpose::Copy(key)), node, request);
+        let client = LinkClient::Owner(self.group, round, LinkPurpose::Copy(key));
+        context.out.link(client, node, request);
     }
 
     pub(crate) fn copy_at_peer(
@@ -310,6 +318,16 @@ impl Owner {
             Some(LinkReply::Data(_) | LinkReply::Control(_)) | None => job.step = Step::Again,
         }
         self.drive_copier(keeper, context);
+    }
+
+    /// Whether the peer has kept any copy waiting beyond its deadline.
+    pub(crate) fn copies_are_late(&self, context: &Context<'_>) -> bool {
+        let deadline = Duration::from_millis(context.times.leg_deadline_ms);
+        self.copies
+            .keys()
+            .into_iter()
+            .filter_map(|key| self.copies.get(key))
+            .any(|job| job.step == Step::Writing && job.sent + deadline <= context.now)
     }
 
     fn region_copied(&mut self, volume: usize, region: u64, length: u64) {

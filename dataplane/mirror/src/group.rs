@@ -5,7 +5,7 @@ use crate::keeper::{Client, Keeper, KeeperEvent, LegFault, LegOperation};
 use crate::lease::Grants;
 use crate::link::{Bar, Control, ControlReply, LinkRefusal, LinkReply, MAP_REGIONS_MAX};
 use crate::owner::{Context, LinkPurpose, Owner, OwnerCall};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 use voute_buffer::Buffer;
 use voute_schemas::command::Escalation;
@@ -32,12 +32,21 @@ pub(crate) struct Group {
     /// Control messages of the peer that a keeper's `Done` answers.
     marks: HashSet<IncomingTag>,
     told: bool,
+    /// Who held a bar here since this process started, apart from this node: it may hold a lease.
+    barred_for: BTreeSet<NodeId>,
 }
 
 impl Group {
-    pub(crate) fn new(cluster: ClusterId, spec: GroupSpec) -> Self {
-        let keeper = Keeper::new(cluster, spec.group);
-        Group { spec, keeper, owner: None, marks: HashSet::new(), told: false }
+    pub(crate) fn new(cluster: ClusterId, spec: GroupSpec, life: u64) -> Self {
+        let keeper = Keeper::new(cluster, spec.group, life);
+        Group {
+            spec,
+            keeper,
+            owner: None,
+            marks: HashSet::new(),
+            told: false,
+            barred_for: BTreeSet::new(),
+        }
     }
 
     /// Follows a spec; an older one is ignored.
@@ -56,7 +65,7 @@ impl Group {
         match (mine, &mut self.owner) {
             (true, Some(owner)) => owner.apply(&self.spec, &mut self.keeper, context),
             (true, None) => {
-                let mut owner = Owner::new(&self.spec, context.me, context.now);
+                let mut owner = Owner::new(&self.spec, self.barred_for.clone(), context);
                 owner.drive(&mut self.keeper, context);
                 self.owner = Some(owner);
             }
@@ -99,11 +108,11 @@ impl Group {
     pub(crate) fn settle_events(&mut self, context: &mut Context<'_>) {
         while let Some(event) = self.keeper.events.pop_front() {
             match event {
-                KeeperEvent::Done(Client::Owner(call), result) => {
-                    self.owner_done(call, result, context)
+                KeeperEvent::Done(Client::Owner(life, call), result) => {
+                    self.owner_done(life, call, result, context)
                 }
                 KeeperEvent::Done(Client::Link(id), result) => self.reply_done(id, result, context),
-                KeeperEvent::Barred(Client::Owner(call), result) => {
+                KeeperEvent::Barred(Client::Owner(_, call), result) => {
                     if let (Some(owner), OwnerCall::Bar(session)) = (&mut self.owner, call) {
                         owner.barred(session, result, &mut self.keeper, context);
                     }
@@ -132,19 +141,20 @@ impl Group {
 
     fn owner_done(
         &mut self,
+        life: u64,
         call: OwnerCall,
         result: Result<Option<Buffer>, LegFault>,
         context: &mut Context<'_>,
     ) {
-        let Some(owner) = &mut self.owner else { return };
+        let Some(owner) = self.owner.as_mut().filter(|owner| owner.life == life) else { return };
         let keeper = &mut self.keeper;
         match call {
             OwnerCall::Bar(_) => {}
             OwnerCall::Work(key) => owner.work_at_own(key, result, keeper, context),
             OwnerCall::Intent(key) => owner.intent_noted(key, result.map(drop), keeper, context),
-            OwnerCall::Copy(key) => owner.copy_read(key, result, keeper, context),
+            OwnerCall::Copy(key) => owner.copy_read(key, result, context),
             OwnerCall::Mark => owner.marked(true, result.is_ok(), context),
-            OwnerCall::Joining => owner.joining_noted(result.is_ok(), context),
+            OwnerCall::Joining => owner.joining_noted(result.is_ok(), keeper, context),
         }
     }
 
@@ -198,7 +208,10 @@ impl Group {
                         request: id,
                         reply: LinkReply::Refused(refusal),
                     }),
-                    None => self.keeper.bar(token, from, Client::Link(id), context.out),
+                    None => {
+                        self.barred_for.insert(from);
+                        self.keeper.bar(token, from, Client::Link(id), context.out);
+                    }
                 }
             }
             Control::FetchMap { bar, volume, from, .. } => {
@@ -233,12 +246,13 @@ impl Group {
 
     pub(crate) fn peer_reply(
         &mut self,
+        round: u64,
         purpose: LinkPurpose,
         reply: Option<LinkReply>,
         context: &mut Context<'_>,
     ) {
         if let Some(owner) = &mut self.owner {
-            owner.peer_reply(purpose, reply, &mut self.keeper, context);
+            owner.peer_reply(round, purpose, reply, &mut self.keeper, context);
         }
         self.settle_events(context);
     }
@@ -250,18 +264,16 @@ impl Group {
         context: &mut Context<'_>,
     ) {
         let Some(owner) = &mut self.owner else { return };
-        match (escalation, outcome) {
-            (
-                Escalation::ConfirmOwner { epoch, incarnation, .. },
-                EscalationOutcome::Committed { .. },
-            ) => {
-                owner.confirmed(*incarnation, *epoch, &mut self.keeper, context);
-            }
-            (Escalation::JoinSide { epoch, .. }, EscalationOutcome::Refused { .. }) => {
-                owner.join_refused(*epoch, &mut self.keeper, context)
-            }
-            // Everything else shows in the next spec, or is asked for again.
-            _ => {}
+        // Everything else shows in the next spec, or is asked for again. A refused `JoinSide` too: an
+        // earlier copy of the same request may have been carried out, and be the very cause of the
+        // refusal (the epoch that it names is no longer the group's). Until a newer epoch says so,
+        // the peer counts.
+        if let (
+            Escalation::ConfirmOwner { epoch, incarnation, .. },
+            EscalationOutcome::Committed { .. },
+        ) = (escalation, outcome)
+        {
+            owner.confirmed(*incarnation, *epoch, &mut self.keeper, context);
         }
         self.settle_events(context);
     }

@@ -39,7 +39,8 @@ const METADATA_CHUNK_BYTES: usize = 1 << 20;
 /// Who asked for something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Client {
-    Owner(OwnerCall),
+    /// An owner here, by its life: an answer to one that stepped down is not for its successor.
+    Owner(u64, OwnerCall),
     Link(IncomingTag),
 }
 
@@ -110,6 +111,8 @@ enum Waiter {
     Region(u64),
     /// The header with this token.
     Barring(Token),
+    /// One of the new pages of a leg that grows.
+    NewPage,
     Grown(u64),
 }
 
@@ -147,6 +150,10 @@ struct Leg {
     /// Size of the volume that the maps on disk cover, bytes.
     size: u64,
     growing: bool,
+    /// New pages still to be written before the header may count them.
+    new_pages: u64,
+    /// When `LegFormatted` is to be said again, if the log does not say so.
+    tell_formatted_at: Duration,
 }
 
 struct Barring {
@@ -163,6 +170,7 @@ struct Joint {
 }
 
 pub(crate) struct Keeper {
+    pub(crate) life: u64,
     cluster: ClusterId,
     group: GroupId,
     legs: Vec<Leg>,
@@ -179,8 +187,9 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(cluster: ClusterId, group: GroupId) -> Self {
+    pub(crate) fn new(cluster: ClusterId, group: GroupId, life: u64) -> Self {
         Keeper {
+            life,
             cluster,
             group,
             legs: Vec::new(),
@@ -199,6 +208,8 @@ impl Keeper {
     /// Takes the legs that the spec gives this node.
     pub(crate) fn apply(&mut self, spec: &GroupSpec, me: NodeId, out: &mut Out) {
         let in_sync = spec.sides.iter().any(|side| side.node == me && side.in_sync);
+        self.wanted =
+            spec.volumes.iter().flat_map(|volume| volume.legs.iter().map(|leg| leg.leg)).collect();
         for volume in &spec.volumes {
             let Some(wanted) = volume.legs.iter().find(|leg| leg.node == me) else { continue };
             match self.legs.iter().position(|leg| leg.id == wanted.leg) {
@@ -215,8 +226,6 @@ impl Keeper {
                 }
             }
         }
-        self.wanted =
-            spec.volumes.iter().flat_map(|volume| volume.legs.iter().map(|leg| leg.leg)).collect();
         self.drop_unwanted();
     }
 
@@ -268,7 +277,11 @@ impl Keeper {
             preparing: HashMap::new(),
             size: volume.size_bytes,
             growing: false,
+            new_pages: 0,
+            tell_formatted_at: Duration::ZERO,
         });
+        // A token that is held is not in the new leg's header.
+        self.bar = None;
         self.load(self.legs.len() - 1, out);
     }
 
@@ -281,7 +294,8 @@ impl Keeper {
         out: &mut Out,
     ) {
         self.in_flight += 1;
-        out.device(DeviceClient::Keeper(self.group, purpose), self.legs[leg].id, offset, kind);
+        let client = DeviceClient::Keeper(self.group, self.life, purpose);
+        out.device(client, self.legs[leg].id, offset, kind);
     }
 
     // --- loading and formatting
@@ -310,6 +324,7 @@ impl Keeper {
         let regions = header.size_bytes.div_ceil(header.region_bytes.max(1));
         let leg_state = &mut self.legs[leg];
         leg_state.growing = false;
+        leg_state.new_pages = 0;
         leg_state.preparing.clear();
         leg_state.not_durable.clear();
         leg_state.size = header.size_bytes;
@@ -371,7 +386,8 @@ impl Keeper {
     fn loaded(&mut self, leg: usize, out: &mut Out) {
         self.legs[leg].condition = Condition::Ready;
         if !self.legs[leg].formatted {
-            self.events.push_back(KeeperEvent::Formatted(self.legs[leg].id));
+            // Said at the next tick, and again until the log says so.
+            self.legs[leg].tell_formatted_at = Duration::ZERO;
         }
         self.events.push_back(KeeperEvent::LegsChanged);
         self.grow(leg, out);
@@ -457,13 +473,22 @@ impl Keeper {
         let old = leg.pages.len() as u64;
         let pages = regions.div_ceil(REGIONS_PER_PAGE);
         leg.pages.extend((old..pages).map(|_| (0, Writer::default())));
-        leg.header.pages = pages;
-        leg.header.size_bytes = size;
-        // Pages that no region of the old size touched are written with their first bit; one that
-        // was never written reads as unreadable, hence all dirty, so each new one is written now.
-        for page in old..pages {
-            self.write_page(index, page, None, out);
+        leg.new_pages = pages.saturating_sub(old);
+        if leg.new_pages == 0 {
+            return self.count_pages(index, out);
         }
+        // A page that was never written counts as all dirty and all written, and would show what
+        // lay on the device before: the header counts the new ones only when all are there.
+        for page in old..pages {
+            self.write_page(index, page, Some(Waiter::NewPage), out);
+        }
+    }
+
+    fn count_pages(&mut self, index: usize, out: &mut Out) {
+        let leg = &mut self.legs[index];
+        let size = leg.dirty.len().saturating_mul(leg.spec.region_bytes).min(leg.spec.size_bytes);
+        leg.header.pages = leg.pages.len() as u64;
+        leg.header.size_bytes = size;
         self.write_header(index, Waiter::Grown(size), out);
     }
 
@@ -535,6 +560,13 @@ impl Keeper {
                 Waiter::Region(region) => self.region_prepared(leg, region, fault, out),
                 Waiter::Barring(token) => self.header_barred(token, fault, out),
                 Waiter::Joint(key) => self.joint_written(key, fault),
+                Waiter::NewPage => {
+                    let left = &mut self.legs[leg].new_pages;
+                    *left = left.saturating_sub(1);
+                    if fault.is_none() && *left == 0 && self.legs[leg].growing {
+                        self.count_pages(leg, out);
+                    }
+                }
                 Waiter::Grown(size) => {
                     self.legs[leg].growing = false;
                     if fault.is_none() {
@@ -663,8 +695,15 @@ impl Keeper {
         self.legs.iter().any(|leg| leg.header.joining == Some(epoch.sequence.0))
     }
 
+    /// The leg of a volume; one that was replaced stays until nothing of it is under way, but serves
+    /// no more.
     fn position(&self, volume: u32) -> Option<usize> {
-        self.legs.iter().position(|leg| leg.spec.number == volume)
+        self.legs.iter().position(|leg| leg.spec.number == volume && self.wanted.contains(&leg.id))
+    }
+
+    /// Whether the log knows all legs here to be formatted.
+    pub(crate) fn is_formatted(&self) -> bool {
+        self.legs.iter().all(|leg| leg.formatted)
     }
 
     // --- maps
@@ -752,6 +791,11 @@ impl Keeper {
             match mark {
                 Mark::Inconsistent => leg.header.consistent = false,
                 Mark::Consistent => leg.header.consistent = true,
+                Mark::Copied { nonce, agreed } => {
+                    leg.header.consistent = true;
+                    leg.header.nonce = nonce;
+                    leg.header.agreed_nonce = agreed;
+                }
                 Mark::InSync { nonce, agreed } => {
                     leg.header.consistent = true;
                     leg.header.joining = None;
@@ -1091,12 +1135,23 @@ impl Keeper {
             {
                 self.load(leg, out);
             }
+            let state = &mut self.legs[leg];
+            if matches!(state.condition, Condition::Ready)
+                && !state.formatted
+                && state.tell_formatted_at <= now
+            {
+                state.tell_formatted_at = now + RELOAD_AFTER;
+                self.events.push_back(KeeperEvent::Formatted(state.id));
+            }
         }
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        let idle = self.is_idle();
         let retries = self.legs.iter().filter_map(|leg| match leg.condition {
-            Condition::Failed { retry_at, .. } => retry_at,
+            // The last of what is under way ends before it is loaded again.
+            Condition::Failed { retry_at, .. } if idle => retry_at,
+            Condition::Ready if !leg.formatted => Some(leg.tell_formatted_at),
             _ => None,
         });
         retries.min()

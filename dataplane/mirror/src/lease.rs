@@ -122,6 +122,11 @@ impl Grants {
         self.last.get(&to).copied().unwrap_or(self.started).max(self.started)
     }
 
+    /// When everything that an earlier process may have granted has surely run out.
+    pub(crate) fn start_run_out(&self, times: &Times) -> Duration {
+        self.started + Duration::from_millis(times.grant_wait_ms)
+    }
+
     /// When everything that was granted to a node so far has surely run out there.
     pub(crate) fn run_out(&self, to: NodeId, times: &Times) -> Duration {
         self.last(to) + Duration::from_millis(times.grant_wait_ms)

@@ -34,7 +34,7 @@ use crate::lease::{Grants, Lease};
 use crate::link::{Control, ControlReply, LinkRefusal, LinkReply, LinkRequest};
 use crate::out::{DeviceClient, LinkClient, Out};
 use crate::owner::Context;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use voute_buffer::Buffer;
@@ -42,6 +42,9 @@ use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, GroupSpec, GroupStatus, LinkStatus};
 use voute_schemas::times::Times;
 use voute_schemas::{ClusterId, GroupId, LegId, NodeId, VolumeId};
+
+/// How often a leg that could not be wiped is tried again.
+const RETIRE_AGAIN: Duration = Duration::from_millis(500);
 
 /// Who this mirror is.
 #[derive(Clone, Debug)]
@@ -70,6 +73,9 @@ pub struct Mirror {
     grants: Grants,
     out: Out,
     retiring: Vec<LegId>,
+    wiping: BTreeSet<LegId>,
+    /// Wiped by this process; never wiped twice, since their extents may be another's by then.
+    wiped: BTreeSet<LegId>,
     now: Duration,
 }
 
@@ -104,6 +110,8 @@ impl Mirror {
             grants,
             out,
             retiring: Vec::new(),
+            wiping: BTreeSet::new(),
+            wiped: BTreeSet::new(),
             now,
         }
     }
@@ -117,10 +125,11 @@ impl Mirror {
                 self.by_volume.insert(volume.volume, id);
                 self.by_number.insert(volume.number, id);
             }
+            let life = self.out.next_session();
             let group = self
                 .groups
                 .entry(id)
-                .or_insert_with(|| Group::new(self.identity.cluster, spec.clone()));
+                .or_insert_with(|| Group::new(self.identity.cluster, spec.clone(), life));
             group.apply(spec, &mut context!(self, now));
         }
         for id in removed {
@@ -139,7 +148,10 @@ impl Mirror {
     /// extents must be known to the device queue.
     pub fn retire(&mut self, leg: LegId, now: Duration) {
         self.now = now;
-        if !self.retiring.contains(&leg) {
+        if self.wiped.contains(&leg) {
+            return self.out.actions.push_back(Action::Escalate(Escalation::LegReleased { leg }));
+        }
+        if !self.retiring.contains(&leg) && !self.wiping.contains(&leg) {
             self.retiring.push(leg);
         }
         self.retire_idle();
@@ -156,6 +168,7 @@ impl Mirror {
         self.retiring = waiting;
         let ready: Vec<LegId> = ready;
         for leg in ready {
+            self.wiping.insert(leg);
             let zeroes = Buffer::zeroed(HEADER_AREA_BYTES as usize);
             self.out.device(
                 DeviceClient::Wipe(leg),
@@ -185,11 +198,11 @@ impl Mirror {
     pub fn device_done(&mut self, tag: DeviceTag, result: DeviceResult, now: Duration) {
         self.now = now;
         match self.out.devices.remove(tag.0) {
-            Some(DeviceClient::Keeper(id, purpose)) => {
-                let group = self
-                    .groups
-                    .get_mut(&id)
-                    .or_else(|| self.leaving.iter_mut().find(|group| group.spec.group == id));
+            Some(DeviceClient::Keeper(id, life, purpose)) => {
+                let group =
+                    self.groups.get_mut(&id).filter(|group| group.keeper.life == life).or_else(
+                        || self.leaving.iter_mut().find(|group| group.keeper.life == life),
+                    );
                 if let Some(group) = group {
                     let mut context = context!(self, now);
                     group.keeper.device_done(purpose, result, now, context.out);
@@ -199,13 +212,18 @@ impl Mirror {
                     self.retire_idle();
                 }
             }
-            Some(DeviceClient::Wipe(leg)) => match result {
-                Ok(_) => {
-                    self.out.actions.push_back(Action::Escalate(Escalation::LegReleased { leg }))
+            Some(DeviceClient::Wipe(leg)) => {
+                self.wiping.remove(&leg);
+                match result {
+                    Ok(_) => {
+                        self.wiped.insert(leg);
+                        let released = Escalation::LegReleased { leg };
+                        self.out.actions.push_back(Action::Escalate(released));
+                    }
+                    // Tried again when time passes.
+                    Err(_) => self.retiring.push(leg),
                 }
-                // Tried again when the next spec names it.
-                Err(_) => self.retiring.push(leg),
-            },
+            }
             None => {}
         }
     }
@@ -311,9 +329,9 @@ impl Mirror {
     pub fn link_reply(&mut self, tag: LinkTag, reply: Result<LinkReply, LinkFault>, now: Duration) {
         self.now = now;
         match self.out.links.remove(tag.0) {
-            Some(LinkClient::Owner(id, purpose)) => {
+            Some(LinkClient::Owner(id, round, purpose)) => {
                 if let Some(group) = self.groups.get_mut(&id) {
-                    group.peer_reply(purpose, reply.ok(), &mut context!(self, now));
+                    group.peer_reply(round, purpose, reply.ok(), &mut context!(self, now));
                 }
             }
             Some(LinkClient::Grant(peer, asked)) => {
@@ -415,7 +433,8 @@ impl Mirror {
     pub fn next_deadline(&self) -> Option<Duration> {
         let leases = self.leases.values().filter_map(Lease::next_ask);
         let groups = self.groups.values().filter_map(|group| group.next_deadline(self.now));
-        leases.chain(groups).min()
+        let retiring = (!self.retiring.is_empty()).then(|| self.now + RETIRE_AGAIN);
+        leases.chain(groups).chain(retiring).min()
     }
 
     /// What is to be done next.

@@ -145,6 +145,14 @@ pub enum Mark {
         /// The one before that both legs had.
         agreed: u64,
     },
+    /// The resync copied everything: the leg is whole again and comes from the owner's, whose nonces
+    /// it takes over; it is not in sync before the log says so.
+    Copied {
+        /// The owner's nonce.
+        nonce: u64,
+        /// The owner's one before.
+        agreed: u64,
+    },
 }
 
 /// Reply to a control message.

@@ -10,16 +10,16 @@ use voute_schemas::{GroupId, LegId, NodeId};
 
 /// For whom an I/O on a local leg is done.
 pub(crate) enum DeviceClient {
-    /// The keeper of a group.
-    Keeper(GroupId, DevicePurpose),
+    /// The keeper of a group, by its life: a group that went and came back has another keeper.
+    Keeper(GroupId, u64, DevicePurpose),
     /// The wiping of a retired leg.
     Wipe(LegId),
 }
 
 /// For whom a request to a peer is sent.
 pub(crate) enum LinkClient {
-    /// The owner of a group.
-    Owner(GroupId, LinkPurpose),
+    /// The owner of a group, and the round (see [`crate::peer::Peer`]) in which it was sent.
+    Owner(GroupId, u64, LinkPurpose),
     /// The lease of a channel, asked for at this time.
     Grant(NodeId, std::time::Duration),
 }
@@ -65,7 +65,7 @@ impl Out {
         crate::link::Bar(self.bars)
     }
 
-    /// A session above all before.
+    /// A number above all before: sessions of tokens, lives of owners and keepers, rounds.
     pub(crate) fn next_session(&mut self) -> u64 {
         self.sessions += 1;
         self.sessions

@@ -27,7 +27,7 @@ use crate::out::Out;
 use crate::peer::{Peer, Role};
 use crate::pending::Pending;
 use crate::work::{VolumeState, Work};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{GroupRole, GroupSpec, OpeningReport, ResyncProgress};
@@ -49,7 +49,7 @@ pub(crate) enum OwnerCall {
 /// What a request of the owner to its peer was for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LinkPurpose {
-    Bar { session: u64 },
+    Bar,
     Map { volume: usize },
     MarkInconsistent,
     MarkConsistent,
@@ -85,6 +85,8 @@ impl Context<'_> {
 }
 
 const BAR_RETRY_MS: u64 = 20;
+/// How long an owner that gave up leaves its leg alone: hosts are not told of each attempt.
+const REOPEN_MS: u64 = 1_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
@@ -110,13 +112,10 @@ impl Asked {
         }
         due
     }
-
-    pub(crate) fn is_asked(self) -> bool {
-        self.at.is_some()
-    }
 }
 
 pub(crate) struct Owner {
+    pub(crate) life: u64,
     pub(crate) group: GroupId,
     pub(crate) epoch: Epoch,
     pub(crate) stage: Stage,
@@ -127,6 +126,12 @@ pub(crate) struct Owner {
     pub(crate) bar: Option<Bar>,
     /// Session of the token that the own keeper is taking.
     barring: Option<u64>,
+    /// Since when the own leg keeps this owner waiting for its token.
+    barring_since: Option<Duration>,
+    /// After the own leg failed it is not tried again before.
+    reopen_at: Option<Duration>,
+    /// Nodes that held a token of this group here since the process started.
+    barred_for: BTreeSet<NodeId>,
     /// After a refusal the token is presented again so much later, not at once.
     bar_retry: Option<Duration>,
     lease_wait: Option<Duration>,
@@ -146,8 +151,14 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) fn new(spec: &GroupSpec, me: NodeId, now: Duration) -> Self {
+    pub(crate) fn new(
+        spec: &GroupSpec,
+        barred_for: BTreeSet<NodeId>,
+        context: &mut Context<'_>,
+    ) -> Self {
+        let now = context.now;
         Owner {
+            life: context.out.next_session(),
             group: spec.group,
             epoch: spec.epoch,
             stage: Stage::Opening,
@@ -157,9 +168,12 @@ impl Owner {
             hand_over: Asked::default(),
             bar: None,
             barring: None,
+            barring_since: None,
+            reopen_at: None,
+            barred_for,
             bar_retry: None,
             lease_wait: None,
-            peer: Peer::of(spec, me, now),
+            peer: Peer::of(spec, context),
             copier: None,
             copies: Pending::new(),
             volumes: spec.volumes.iter().map(VolumeState::new).collect(),
@@ -188,11 +202,18 @@ impl Owner {
         for volume in spec.volumes.iter().skip(self.volumes.len()) {
             self.volumes.push(VolumeState::new(volume));
         }
-        let wanted = Peer::of(spec, context.me, context.now);
-        if self.peer.as_ref().map(|peer| peer.node) != wanted.as_ref().map(|peer| peer.node) {
+        let wanted = Peer::of(spec, context);
+        let whose = |peer: &Option<Peer>| peer.as_ref().map(|peer| (peer.node, peer.legs.clone()));
+        if whose(&self.peer) != whose(&wanted) {
+            // Another node, or new legs of the same: nothing that was known of it holds.
             self.drop_copier();
+            self.volumes.iter_mut().for_each(|volume| volume.unsettled.clear());
             self.forget_peer_in_works();
             self.peer = wanted;
+            if self.stage == Stage::Serving && self.peer.as_ref().is_some_and(Peer::is_in_sync) {
+                // Its maps were never seen.
+                self.reopen(context);
+            }
         } else if spec.epoch.sequence > self.epoch.sequence {
             self.reconfigure_peer(wanted.is_some_and(|peer| peer.is_in_sync()), context);
         }
@@ -203,6 +224,7 @@ impl Owner {
             self.epoch = spec.epoch;
             self.bar = None;
             self.barring = None;
+            self.barring_since = None;
             self.confirm = Asked::default();
             self.confirmed = false;
             self.hand_over = Asked::default();
@@ -238,12 +260,22 @@ impl Owner {
     pub(crate) fn drive(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
         match keeper.usable() {
             Ok(()) if keeper.is_consistent() => {
-                if self.stage == Stage::Stopped {
+                let may_reopen = self.reopen_at.is_none_or(|at| at <= context.now);
+                if self.stage == Stage::Stopped && may_reopen {
                     self.reopen(context);
                 }
             }
             Ok(()) => self.give_up("its leg is not consistent", context),
-            Err(LegFault::NotYet) => {}
+            Err(LegFault::NotYet) => {
+                // A device that hangs while its leg is loaded: the other side need not wait for it.
+                let deadline = Duration::from_millis(context.times.opening_deadline_ms);
+                let late = self.began + deadline <= context.now;
+                if keeper.is_formatted()
+                    && (self.stage == Stage::Opening && late || self.stage == Stage::Stopped)
+                {
+                    self.give_up("its leg cannot be opened", context);
+                }
+            }
             Err(_) => self.give_up("its leg cannot be used", context),
         }
         match self.stage {
@@ -261,9 +293,12 @@ impl Owner {
         self.began = context.now;
         self.bar = None;
         self.barring = None;
+        self.barring_since = None;
         self.confirmed = false;
+        self.reopen_at = None;
+        self.lose_peer_bar(context);
         if let Some(peer) = &mut self.peer {
-            peer.lose_bar();
+            peer.unready_since = None;
         }
     }
 
@@ -276,6 +311,9 @@ impl Owner {
                 epoch: self.epoch,
                 cause: cause.to_owned(),
             });
+        }
+        if self.stage != Stage::Stopped {
+            self.reopen_at = Some(context.after_ms(REOPEN_MS));
         }
         self.stage = Stage::Stopped;
         self.tell(if other_can { Access::Transition } else { Access::Inaccessible }, context);
@@ -300,8 +338,9 @@ impl Owner {
             context.grants.revoke(self.group);
             let session = context.out.next_session();
             self.barring = Some(session);
+            self.barring_since.get_or_insert(context.now);
             let token = Token { epoch: self.epoch, incarnation: context.incarnation, session };
-            let client = Client::Owner(OwnerCall::Bar(session));
+            let client = Client::Owner(self.life, OwnerCall::Bar(session));
             keeper.bar(token, context.me, client, context.out);
         }
         self.drive_peer(keeper, context);
@@ -347,10 +386,22 @@ impl Owner {
         match result {
             Ok(bar) if expected => {
                 self.bar = Some(bar);
+                self.barring_since = None;
                 self.barred_ms = self.elapsed_ms(context.now);
-                let old_owner =
-                    self.peer.as_ref().filter(|peer| !peer.counts()).map(|peer| peer.node);
-                self.lease_wait = old_owner.map(|node| context.grants.run_out(node, context.times));
+                // Whoever may have owned before and does not take the new token.
+                let peer = self.peer.as_ref();
+                let mut old_owners = self.barred_for.clone();
+                old_owners.remove(&context.me);
+                match peer {
+                    Some(peer) if peer.counts() => old_owners.remove(&peer.node),
+                    Some(peer) => old_owners.insert(peer.node),
+                    None => false,
+                };
+                let waits = old_owners
+                    .iter()
+                    .map(|node| context.grants.run_out(*node, context.times))
+                    .chain([context.grants.start_run_out(context.times)]);
+                self.lease_wait = waits.max();
                 self.lease_wait_ms =
                     self.lease_wait.map_or(0, |until| to_ms(until.saturating_sub(context.now)));
             }
@@ -384,6 +435,7 @@ impl Owner {
         }
         self.stage = Stage::Serving;
         self.tell(Access::Optimized, context);
+        self.restart_deadlines(context.now);
         self.peer_opened(keeper, context);
         self.drive_peer(keeper, context);
         self.retry_works(keeper, context);
@@ -406,9 +458,25 @@ impl Owner {
     /// Times that pass: deadlines of the peer, of held requests, of leases.
     pub(crate) fn tick(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
         self.check_peer_deadlines(context);
+        self.check_own_deadlines(context);
         self.check_held(context);
+        self.ask_join(keeper, context);
         self.drive(keeper, context);
         self.retry_works(keeper, context);
+    }
+
+    /// The own leg keeps requests, or the token, waiting beyond the deadline: another side can do
+    /// better.
+    fn check_own_deadlines(&mut self, context: &mut Context<'_>) {
+        let other_can = self.peer.as_ref().is_some_and(Peer::is_in_sync);
+        if !other_can || self.stage == Stage::Stopped {
+            return;
+        }
+        let deadline = Duration::from_millis(context.times.leg_deadline_ms);
+        let late = self.barring_since.is_some_and(|since| since + deadline <= context.now);
+        if late || self.own_leg_is_late(context.now, deadline) {
+            self.give_up("its leg does not answer", context);
+        }
     }
 
     pub(crate) fn next_deadline(&self, context_now: Duration) -> Option<Duration> {
@@ -419,9 +487,10 @@ impl Owner {
         let soon = busy.then(|| context_now + Duration::from_millis(20));
         let wait =
             self.lease_wait.filter(|until| self.stage == Stage::Opening && *until > context_now);
+        let reopen = self.reopen_at.filter(|at| *at > context_now);
         let retry =
             self.peer.as_ref().and_then(|peer| peer.retry_at).filter(|at| *at > context_now);
-        [soon, wait, retry].into_iter().flatten().min()
+        [soon, wait, reopen, retry].into_iter().flatten().min()
     }
 
     // --- what others see

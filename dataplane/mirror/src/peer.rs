@@ -11,14 +11,14 @@ use crate::keeper::{Client, Keeper};
 use crate::link::{
     Bar, Control, ControlReply, LegReport, LinkRefusal, LinkReply, LinkRequest, Mark,
 };
-use crate::out::LinkClient;
+use crate::out::{LinkClient, Out};
 use crate::owner::{Asked, Context, LinkPurpose, Owner, OwnerCall, Stage};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use voute_schemas::command::Escalation;
-use voute_schemas::contract::GroupSpec;
+use voute_schemas::contract::{GroupSpec, LegSpec};
 use voute_schemas::event::{DetachCause, ResyncEvidence};
-use voute_schemas::{Hash, NodeId, SiteId, Token};
+use voute_schemas::{Hash, LegId, NodeId, SiteId, Token};
 
 /// After a refusal or a failed resync, the peer is tried again so much later.
 const RETRY_MS: u64 = 50;
@@ -32,8 +32,9 @@ pub(crate) enum Role {
     Away,
     /// Not in sync, being copied to.
     Resync,
-    /// The log was asked to take it in: counts from then on.
-    Joining { asked: Asked },
+    /// The log is to take it in: counts from the moment on at which that is written down, and until
+    /// a newer epoch says otherwise. `noted`: it is on disk, so that the log may be asked.
+    Joining { noted: bool, asked: Asked },
     /// Counts.
     InSync,
 }
@@ -51,14 +52,24 @@ pub(crate) struct Peer {
     pub(crate) node: NodeId,
     pub(crate) site: SiteId,
     pub(crate) role: Role,
+    /// The legs that it keeps.
+    pub(crate) legs: Vec<LegId>,
+    /// Whether the log knows them to be formatted: before, it would not take the peer in.
+    formatted: bool,
     step: Step,
+    /// Rises each time the bar is lost, never used twice by a process: an answer to what was sent
+    /// in another round says nothing about this one.
+    pub(crate) round: u64,
+    /// Since when it could be asked for its bar and maps, and has not given all.
+    pub(crate) unready_since: Option<Duration>,
+    /// When the last mark was sent, if it is not answered.
+    mark_sent: Option<Duration>,
     bar: Option<(Bar, u64)>,
     reports: Vec<LegReport>,
     /// Regions of the peer's maps, per volume; `None`: all.
     fetched: Vec<Option<BTreeSet<u64>>>,
     pub(crate) retry_at: Option<Duration>,
     down_since: Option<Duration>,
-    opening_since: Duration,
     leaving: Option<(DetachCause, Asked)>,
     /// The state that both legs are equal is to be written down.
     mark_wanted: bool,
@@ -68,9 +79,15 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// The other side of a group, if it has one whose legs are formatted.
-    pub(crate) fn of(spec: &GroupSpec, me: NodeId, now: Duration) -> Option<Peer> {
-        let side = spec.sides.iter().find(|side| side.node != me)?;
+    pub(crate) fn of(spec: &GroupSpec, context: &mut Context<'_>) -> Option<Peer> {
+        let side = spec.sides.iter().find(|side| side.node != context.me)?;
+        let legs = legs_of(spec, side.node);
         Some(Peer {
+            legs: legs.clone().map(|leg| leg.leg).collect(),
+            formatted: legs.clone().all(|leg| leg.formatted),
+            round: context.out.next_session(),
+            unready_since: None,
+            mark_sent: None,
             node: side.node,
             site: side.site,
             role: if side.in_sync { Role::InSync } else { Role::Away },
@@ -80,7 +97,6 @@ impl Peer {
             fetched: Vec::new(),
             retry_at: None,
             down_since: None,
-            opening_since: now,
             leaving: None,
             mark_wanted: side.in_sync,
             marking: None,
@@ -134,28 +150,50 @@ impl Peer {
     /// the answer: the peer counts until there is one.
     pub(crate) fn resume_joining(&mut self) {
         if self.role == Role::Away {
-            self.role = Role::Joining { asked: Asked::default() };
+            self.role = Role::Joining { noted: true, asked: Asked::default() };
         }
     }
 
     pub(crate) fn follow(&mut self, spec: &GroupSpec) {
         self.last_common = spec.last_common.sequence.0;
+        self.formatted = legs_of(spec, self.node).all(|leg| leg.formatted);
     }
 
-    pub(crate) fn lose_bar(&mut self) {
+    fn lose_bar(&mut self, out: &mut Out) {
         self.bar = None;
         self.step = Step::Idle;
         self.marking = None;
+        self.mark_sent = None;
+        self.round = out.next_session();
+    }
+
+    fn is_made_ready(&mut self) {
+        self.step = Step::Ready;
+        self.unready_since = None;
     }
 }
 
+fn legs_of(spec: &GroupSpec, node: NodeId) -> impl Iterator<Item = &LegSpec> + Clone {
+    let legs = spec.volumes.iter().flat_map(|volume| volume.legs.iter());
+    legs.filter(move |leg| leg.node == node)
+}
+
 impl Owner {
+    /// Nothing is sent to the peer until it takes a token anew; what was sent may still arrive
+    /// there before that, and not after.
+    pub(crate) fn lose_peer_bar(&mut self, context: &mut Context<'_>) {
+        if let Some(peer) = &mut self.peer {
+            peer.lose_bar(context.out);
+            self.restart_copies();
+        }
+    }
+
     /// A newer epoch says whether the peer is in sync.
     pub(crate) fn reconfigure_peer(&mut self, in_sync: bool, context: &mut Context<'_>) {
+        self.lose_peer_bar(context);
         let Some(peer) = &mut self.peer else { return };
-        peer.lose_bar();
         peer.leaving = None;
-        peer.opening_since = context.now;
+        peer.unready_since = None;
         peer.down_since = None;
         match (peer.role, in_sync) {
             (Role::InSync, true) => {}
@@ -179,9 +217,10 @@ impl Owner {
     /// The peer does not count any more: what waited only for it is done.
     fn peer_left(&mut self, context: &mut Context<'_>) {
         self.drop_copier();
+        self.lose_peer_bar(context);
         if let Some(peer) = &mut self.peer {
             peer.role = Role::Away;
-            peer.lose_bar();
+            peer.unready_since = None;
             peer.mark_wanted = false;
             peer.retry_at = Some(context.after_ms(RESYNC_RETRY_MS));
         }
@@ -206,8 +245,11 @@ impl Owner {
         {
             return;
         }
+        if peer.step != Step::Ready && peer.role != Role::Away {
+            peer.unready_since.get_or_insert(context.now);
+        }
         match (peer.role, peer.step) {
-            (Role::Away, _) if serving => {
+            (Role::Away, _) if serving && peer.formatted => {
                 peer.role = Role::Resync;
                 self.send_bar(context);
             }
@@ -215,7 +257,6 @@ impl Owner {
                 self.send_bar(context)
             }
             (Role::InSync, Step::Ready) => self.drive_mark(keeper, context),
-            (Role::Joining { .. }, Step::Ready) => self.ask_join(context),
             _ => {}
         }
     }
@@ -228,7 +269,7 @@ impl Owner {
         peer.bar = None;
         let request = LinkRequest::Control(Control::Bar { group: self.group, token });
         context.out.link(
-            LinkClient::Owner(self.group, LinkPurpose::Bar { session }),
+            LinkClient::Owner(self.group, peer.round, LinkPurpose::Bar),
             peer.node,
             request,
         );
@@ -253,9 +294,13 @@ impl Owner {
                     peer.step = Step::Fetching;
                     peer.fetched = Vec::new();
                     self.fetch_map(0, 0, context);
-                } else {
-                    peer.step = Step::Ready;
+                } else if peer.reports.iter().all(|report| report.consistent)
+                    && nonces_agree(&peer.reports, keeper)
+                {
+                    peer.is_made_ready();
                     self.retry_works(keeper, context);
+                } else {
+                    self.refuse_strange_leg(context);
                 }
                 self.drive(keeper, context);
             }
@@ -290,8 +335,8 @@ impl Owner {
             }
             return self.abort_resync(context);
         }
-        peer.lose_bar();
         peer.retry_at = Some(context.after_ms(RETRY_MS));
+        self.lose_peer_bar(context);
         if let Some(cause) = cause {
             self.detach_peer(cause, context);
         }
@@ -317,18 +362,29 @@ impl Owner {
 
     pub(crate) fn check_peer_deadlines(&mut self, context: &mut Context<'_>) {
         let Some(peer) = &self.peer else { return };
-        if peer.role == Role::InSync && keeper_may_detach(self.stage) {
-            let opening = self.stage == Stage::Opening && peer.step != Step::Ready;
-            let late = opening
-                && peer.opening_since + Duration::from_millis(context.times.opening_deadline_ms)
-                    <= context.now;
-            let gone = self.stage != Stage::Opening
-                && peer.down_since.is_some_and(|since| {
-                    since + Duration::from_millis(RECONNECT_MS) <= context.now
-                });
-            if late || gone || peer.leaving.is_some() || self.oldest_unanswered(context) {
+        let passed = |since: Option<Duration>, milliseconds: u64| {
+            since.is_some_and(|since| since + Duration::from_millis(milliseconds) <= context.now)
+        };
+        let times = context.times;
+        let unready = passed(peer.unready_since, times.opening_deadline_ms);
+        let gone = self.stage != Stage::Opening && passed(peer.down_since, RECONNECT_MS);
+        let gone_at_opening = passed(peer.down_since, times.opening_deadline_ms);
+        let mark_is_late = passed(peer.mark_sent, times.leg_deadline_ms);
+        let late = unready
+            || gone
+            || gone_at_opening
+            || mark_is_late
+            || peer.leaving.is_some()
+            || self.oldest_unanswered(context)
+            || self.copies_are_late(context);
+        match peer.role {
+            Role::InSync if late && keeper_may_detach(self.stage) => {
                 self.detach_peer(DetachCause::Unreachable, context);
             }
+            // Hosts do not wait for a leg that is not in sync.
+            Role::Resync if late => self.abort_resync(context),
+            // One that is joining may be in sync by the log: it is taken in before it is taken out.
+            Role::InSync | Role::Resync | Role::Joining { .. } | Role::Away => {}
         }
     }
 
@@ -340,16 +396,16 @@ impl Owner {
         context: &mut Context<'_>,
     ) {
         let Some(peer) = self.peer.as_mut().filter(|peer| peer.node == node) else { return };
-        peer.lose_bar();
         if up {
             peer.retry_at = None;
         }
-        match peer.role {
+        let role = peer.role;
+        self.lose_peer_bar(context);
+        match role {
             Role::Resync => self.abort_resync(context),
             Role::Joining { .. } | Role::InSync => self.unsend_works(),
             Role::Away => {}
         }
-        self.restart_copies();
         self.drive(keeper, context);
     }
 
@@ -360,8 +416,8 @@ impl Owner {
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
-        if let Some(peer) = self.peer.as_mut().filter(|peer| peer.node == node) {
-            peer.lose_bar();
+        if self.peer.as_ref().is_some_and(|peer| peer.node == node) {
+            self.lose_peer_bar(context);
             self.drive(keeper, context);
         }
     }
@@ -373,7 +429,7 @@ impl Owner {
         let Some((bar, _)) = peer.bar else { return };
         let request = Control::FetchMap { group: self.group, bar, volume: state.spec.number, from };
         context.out.link(
-            LinkClient::Owner(self.group, LinkPurpose::Map { volume }),
+            LinkClient::Owner(self.group, peer.round, LinkPurpose::Map { volume }),
             peer.node,
             LinkRequest::Control(request),
         );
@@ -415,7 +471,7 @@ impl Owner {
             peer.step = Step::Marking;
             let request = Control::Mark { group: self.group, bar, mark: Mark::Inconsistent };
             context.out.link(
-                LinkClient::Owner(self.group, LinkPurpose::MarkInconsistent),
+                LinkClient::Owner(self.group, peer.round, LinkPurpose::MarkInconsistent),
                 peer.node,
                 LinkRequest::Control(request),
             );
@@ -424,19 +480,25 @@ impl Owner {
         if !peer.reports.iter().all(|report| report.consistent)
             || !nonces_agree(&peer.reports, keeper)
         {
-            // A clone or a restored image among the legs: nobody can say which is right. The peer
-            // is taken out, and a human sees why.
-            let detail = "its leg does not come from the same last start as the owner's (restored image or clone?)".to_owned();
-            return self.detach_peer(DetachCause::DeviceError { detail }, context);
+            return self.refuse_strange_leg(context);
         }
         let fetched = std::mem::take(&mut peer.fetched);
-        peer.step = Step::Ready;
+        peer.is_made_ready();
         self.begin_settling(fetched, keeper);
         self.drive(keeper, context);
     }
 
+    /// A clone or a restored image among the legs: nobody can say which is right. The peer is taken
+    /// out, and a human sees why.
+    fn refuse_strange_leg(&mut self, context: &mut Context<'_>) {
+        let detail = "its leg does not come from the same last start as the owner's (restored image or clone?)".to_owned();
+        self.detach_peer(DetachCause::DeviceError { detail }, context);
+    }
+
     /// Both maps name what may differ: it is settled from the own leg.
     fn begin_settling(&mut self, fetched: Vec<Option<BTreeSet<u64>>>, keeper: &Keeper) {
+        // What an earlier opening has not finished is among what the maps name.
+        self.drop_copier();
         let mut queue = Vec::new();
         for (index, (state, theirs)) in self.volumes.iter_mut().zip(fetched).enumerate() {
             let mut union: BTreeSet<u64> = keeper.dirty(state.spec.number, 0).collect();
@@ -471,13 +533,14 @@ impl Owner {
         if *reply != ControlReply::Done {
             return self.abort_resync(context);
         }
-        peer.step = Step::Ready;
+        peer.is_made_ready();
         let chain = |since: Option<u64>| since.is_some_and(|since| since <= peer.last_common);
         let partial = chain(keeper.map_since())
             && peer.reports.iter().all(|report| chain(report.map_since))
             && peer.fetched.iter().all(Option::is_some)
             && nonces_agree(&peer.reports, keeper);
         let fetched = std::mem::take(&mut peer.fetched);
+        self.drop_copier();
         let mut queue = Vec::new();
         for (index, state) in self.volumes.iter().enumerate() {
             let mut regions: BTreeSet<u64> = BTreeSet::new();
@@ -512,14 +575,17 @@ impl Owner {
     }
 
     /// Everything is copied: from the asking on the peer counts; that is written down first.
-    pub(crate) fn copied(&mut self, context: &mut Context<'_>) {
+    pub(crate) fn copied(&mut self, keeper: &Keeper, context: &mut Context<'_>) {
         let Some(peer) = self.peer.as_mut().filter(|peer| peer.role == Role::Resync) else {
             return;
         };
         let Some(bar) = peer.bar() else { return };
-        let request = Control::Mark { group: self.group, bar, mark: Mark::Consistent };
+        let (nonce, agreed) = keeper.nonces().values().next().copied().unwrap_or_default();
+        let mark = Mark::Copied { nonce, agreed };
+        let request = Control::Mark { group: self.group, bar, mark };
+        peer.mark_sent = Some(context.now);
         context.out.link(
-            LinkClient::Owner(self.group, LinkPurpose::MarkConsistent),
+            LinkClient::Owner(self.group, peer.round, LinkPurpose::MarkConsistent),
             peer.node,
             LinkRequest::Control(request),
         );
@@ -531,65 +597,58 @@ impl Owner {
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
-        if self
-            .peer
-            .as_ref()
-            .is_none_or(|peer| peer.role != Role::Resync || peer.step != Step::Ready)
-        {
-            return;
-        }
-        if *reply != ControlReply::Done {
-            return self.abort_resync(context);
-        }
-        keeper.mark_joining(self.epoch, Client::Owner(OwnerCall::Joining), context.out);
-    }
-
-    pub(crate) fn joining_noted(&mut self, noted: bool, context: &mut Context<'_>) {
         let Some(peer) =
             self.peer.as_mut().filter(|peer| peer.role == Role::Resync && peer.step == Step::Ready)
         else {
             return;
         };
-        if !noted {
+        peer.mark_sent = None;
+        if *reply != ControlReply::Done {
             return self.abort_resync(context);
         }
-        peer.role = Role::Joining { asked: Asked::default() };
-        self.ask_join(context);
+        // It counts before it is written down that it does: whoever finds that on disk later may
+        // rely on it.
+        peer.role = Role::Joining { noted: false, asked: Asked::default() };
+        self.ask_join(keeper, context);
     }
 
-    fn ask_join(&mut self, context: &mut Context<'_>) {
-        if self.stage != Stage::Serving
-            || self.volumes.iter().any(|volume| !volume.unsettled.is_empty())
-        {
-            return;
+    pub(crate) fn joining_noted(
+        &mut self,
+        noted_well: bool,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let epoch = self.epoch;
+        let Some(peer) = &mut self.peer else { return };
+        let Role::Joining { noted, asked } = &mut peer.role else { return };
+        if noted_well && keeper.is_joining(epoch) {
+            *noted = true;
+            *asked = Asked::default();
+            self.ask_join(keeper, context);
         }
+    }
+
+    /// Writes down that the peer joins, then asks the log, again and again until a newer epoch
+    /// comes: whether the peer can be reached or not, since the log's answer alone ends this state.
+    pub(crate) fn ask_join(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
         let unknown = ResyncEvidence { full: false, regions: 0, bytes: 0, duration_ms: 0 };
         let resync = self.copier.as_ref().map_or(unknown, |copier| copier.evidence(context.now));
         let Some(peer) = &mut self.peer else { return };
-        let Role::Joining { asked } = &mut peer.role else { return };
-        if !asked.is_asked() && asked.again(context.now, context.times.escalation_retry_ms) {
-            let site = peer.site;
+        let site = peer.site;
+        let Role::Joining { noted, asked } = &mut peer.role else { return };
+        if !asked.again(context.now, context.times.escalation_retry_ms) {
+            return;
+        }
+        if *noted {
             context.escalate(Escalation::JoinSide {
                 group: self.group,
                 epoch: self.epoch,
                 site,
                 resync,
             });
-        }
-    }
-
-    /// The log refused to take the peer in, definitely: it does not count after all.
-    pub(crate) fn join_refused(
-        &mut self,
-        epoch: voute_schemas::Epoch,
-        keeper: &mut Keeper,
-        context: &mut Context<'_>,
-    ) {
-        if epoch == self.epoch
-            && self.peer.as_ref().is_some_and(|peer| matches!(peer.role, Role::Joining { .. }))
-        {
-            self.peer_left(context);
-            self.advance_all(keeper, context);
+        } else if keeper.usable().is_ok() {
+            let client = Client::Owner(self.life, OwnerCall::Joining);
+            keeper.mark_joining(self.epoch, client, context.out);
         }
     }
 
@@ -620,7 +679,7 @@ impl Owner {
         let mark = Mark::InSync { nonce, agreed };
         let request = LinkRequest::Control(Control::Mark { group: self.group, bar, mark });
         context.out.link(
-            LinkClient::Owner(self.group, LinkPurpose::MarkInSync),
+            LinkClient::Owner(self.group, peer.round, LinkPurpose::MarkInSync),
             peer.node,
             request,
         );
@@ -630,7 +689,7 @@ impl Owner {
                 .iter()
                 .any(|volume| volume.spec.number == number && volume.is_unconfirmed(region))
         };
-        keeper.mark(own, mark, &keep, Client::Owner(OwnerCall::Mark), context.out);
+        keeper.mark(own, mark, &keep, Client::Owner(self.life, OwnerCall::Mark), context.out);
     }
 
     pub(crate) fn marked(&mut self, own: bool, well: bool, context: &mut Context<'_>) {
@@ -654,11 +713,22 @@ impl Owner {
 
     pub(crate) fn peer_reply(
         &mut self,
+        round: u64,
         purpose: LinkPurpose,
         reply: Option<LinkReply>,
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
+        let is_current = self.peer.as_ref().is_some_and(|peer| peer.round == round);
+        if is_current && reply.is_none() {
+            // What was sent may still be carried out. Only a new token, for which the peer drains
+            // the old one, makes sure of that; so nothing is sent again before.
+            if let Some(peer) = &mut self.peer {
+                peer.retry_at = Some(context.after_ms(RETRY_MS));
+            }
+            self.lose_peer_bar(context);
+            self.abort_resync(context);
+        }
         let control = |reply: Option<LinkReply>| match reply {
             Some(LinkReply::Control(reply)) => reply,
             Some(LinkReply::Refused(refusal)) => ControlReply::Refused(refusal),
@@ -669,7 +739,11 @@ impl Owner {
             None => ControlReply::Refused(LinkRefusal::NotYet),
         };
         match purpose {
-            LinkPurpose::Bar { .. } => self.peer_barred(control(reply), keeper, context),
+            LinkPurpose::Work(key) => self.work_at_peer(key, round, reply, keeper, context),
+            LinkPurpose::PeerRead(key) => self.read_at_peer(key, round, reply, keeper, context),
+            // Everything else is done again in each round.
+            _ if !is_current => {}
+            LinkPurpose::Bar => self.peer_barred(control(reply), keeper, context),
             LinkPurpose::Map { volume } => {
                 self.map_fetched(volume, control(reply), keeper, context)
             }
@@ -680,8 +754,6 @@ impl Owner {
             LinkPurpose::MarkInSync => {
                 self.marked(false, control(reply) == ControlReply::Done, context)
             }
-            LinkPurpose::Work(key) => self.work_at_peer(key, reply, keeper, context),
-            LinkPurpose::PeerRead(key) => self.read_at_peer(key, reply, keeper, context),
             LinkPurpose::Copy(key) => self.copy_at_peer(key, reply, keeper, context),
         }
     }

@@ -122,6 +122,8 @@ enum Step {
     Settling,
     Claiming,
     Intent(u32),
+    /// The bit is to be set (again) when this owner serves. Whether it was counted already.
+    IntentAgain(bool),
     Reading,
     Repairing,
     AwaitingLease,
@@ -133,7 +135,10 @@ enum Step {
 enum AtLeg {
     NotNeeded,
     Needed,
-    Sent { at: Duration },
+    /// In which round, if it is the peer's leg.
+    Sent {
+        round: u64,
+    },
     Done,
 }
 
@@ -153,6 +158,8 @@ pub(crate) struct Work {
     arrived: Duration,
     own: AtLeg,
     peer: AtLeg,
+    /// Since when the legs are at it.
+    since: Duration,
     data: Option<Buffer>,
 }
 
@@ -225,10 +232,11 @@ impl Owner {
             arrived: context.now,
             own: AtLeg::NotNeeded,
             peer: AtLeg::NotNeeded,
+            since: context.now,
             data: None,
         };
         let key = self.works.insert(work);
-        self.advance(key, keeper, context);
+        self.admit(key, keeper, context);
     }
 
     fn check(&self, volume: usize, kind: &Kind) -> Option<HostOutcome> {
@@ -259,23 +267,6 @@ impl Owner {
             self.served_one(context.now);
         }
         reply(host, outcome, context);
-    }
-
-    pub(crate) fn advance_all(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
-        for key in self.works.keys() {
-            self.advance(key, keeper, context);
-        }
-    }
-
-    /// Takes a request as far as it can go now.
-    pub(crate) fn advance(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
-        let Some(work) = self.works.get(key) else { return };
-        match work.step {
-            Step::Held | Step::Settling => self.admit(key, keeper, context),
-            Step::AwaitingLease => self.complete_read(key, keeper, context),
-            Step::Writing => self.complete_write(key, keeper, context),
-            Step::Claiming | Step::Intent(_) | Step::Reading | Step::Repairing => {}
-        }
     }
 
     fn admit(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
@@ -343,15 +334,16 @@ impl Owner {
         let (begin, end) = work.range();
         work.step = Step::Reading;
         work.own = AtLeg::Needed;
-        let Some(bar) = self.bar else { return };
-        work.own = AtLeg::Sent { at: context.now };
+        let (Some(bar), Stage::Serving) = (self.bar, self.stage) else { return };
+        work.own = AtLeg::Sent { round: 0 };
+        work.since = context.now;
         let length = u32::try_from(end - begin).expect("transfers are bounded");
         let number = self.volumes[work.volume].spec.number;
         keeper.start(
             number,
             bar,
             LegOperation::Read { offset: begin, length },
-            Client::Owner(OwnerCall::Work(key)),
+            Client::Owner(self.life, OwnerCall::Work(key)),
             context.out,
         );
     }
@@ -369,6 +361,7 @@ impl Owner {
                 work.own = AtLeg::Done;
                 work.data = data;
                 work.step = Step::AwaitingLease;
+                work.since = context.now;
                 self.complete_read(key, keeper, context);
             }
             Err(LegFault::Stale | LegFault::NotYet) => work.own = AtLeg::Needed,
@@ -383,21 +376,25 @@ impl Owner {
 
     /// The own leg cannot read these blocks: the peer's can, if it is in sync.
     fn repair_read(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
-        let peer = self
-            .peer
-            .as_ref()
-            .filter(|peer| peer.is_in_sync())
-            .and_then(|peer| Some((peer.node, peer.bar()?)));
+        let peer = self.peer.as_ref().filter(|peer| peer.counts());
         let Some(work) = self.works.get_mut(key) else { return };
-        let Some((node, bar)) = peer else {
-            return self.end(key, HostOutcome::MediumError, keeper, context);
+        let Some(peer) = peer else {
+            return match work.step {
+                // It was waited for and has left meanwhile: the own leg may do better by now.
+                Step::Repairing => self.read_own(key, keeper, context),
+                _ => self.end(key, HostOutcome::MediumError, keeper, context),
+            };
         };
         work.step = Step::Repairing;
+        // A peer that cannot be asked just now is waited for: it has what the host wants.
+        work.peer = AtLeg::Needed;
+        let (node, round, Some(bar)) = (peer.node, peer.round, peer.bar()) else { return };
+        work.peer = AtLeg::Sent { round };
         let (offset, end) = work.range();
         let length = u32::try_from(end - offset).expect("transfers are bounded");
         let volume = self.volumes[work.volume].spec.number;
         context.out.link(
-            LinkClient::Owner(self.group, LinkPurpose::PeerRead(key)),
+            LinkClient::Owner(self.group, round, LinkPurpose::PeerRead(key)),
             node,
             LinkRequest::Read { volume, bar, offset, length },
         );
@@ -406,11 +403,16 @@ impl Owner {
     pub(crate) fn read_at_peer(
         &mut self,
         key: u64,
+        round: u64,
         reply: Option<LinkReply>,
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
-        let Some(work) = self.works.get_mut(key).filter(|work| work.step == Step::Repairing) else {
+        let Some(work) = self
+            .works
+            .get_mut(key)
+            .filter(|work| work.step == Step::Repairing && work.peer == AtLeg::Sent { round })
+        else {
             return;
         };
         let (begin, end) = work.range();
@@ -420,7 +422,11 @@ impl Owner {
                 work.step = Step::AwaitingLease;
                 self.complete_read(key, keeper, context);
             }
-            _ => self.end(key, HostOutcome::MediumError, keeper, context),
+            Some(LinkReply::Refused(
+                LinkRefusal::Medium | LinkRefusal::Failed | LinkRefusal::ContentLost,
+            )) => self.end(key, HostOutcome::MediumError, keeper, context),
+            // Asked again when time passes.
+            _ => work.peer = AtLeg::Needed,
         }
     }
 
@@ -468,14 +474,24 @@ impl Owner {
         let Some(work) = self.works.get_mut(key) else { return };
         let (begin, end) = work.part();
         let volume = &mut self.volumes[work.volume];
+        if self.stage != Stage::Serving {
+            // The own leg, with its map, may be about to be loaded anew.
+            work.step = Step::IntentAgain(false);
+            return;
+        }
+        work.since = context.now;
         if self.peer.is_none() {
             return self.write(key, keeper, context);
         }
         let regions = volume.regions_of(begin, end);
         volume.begin_write(regions.clone());
         let number = volume.spec.number;
-        let waits =
-            keeper.mark_dirty(number, regions, Client::Owner(OwnerCall::Intent(key)), context.out);
+        let waits = keeper.mark_dirty(
+            number,
+            regions,
+            Client::Owner(self.life, OwnerCall::Intent(key)),
+            context.out,
+        );
         work.step = Step::Intent(waits);
         if waits == 0 {
             self.write(key, keeper, context);
@@ -501,12 +517,13 @@ impl Owner {
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
-        if result.is_err() {
-            // The write stays held; it goes on at the other side, or when the leg is back.
-            return self.give_up("its map cannot be written", context);
-        }
         let Some(work) = self.works.get_mut(key) else { return };
         let Step::Intent(waits) = &mut work.step else { return };
+        if result.is_err() {
+            // The write stays held; it goes on at the other side, or when the leg is back.
+            work.step = Step::IntentAgain(true);
+            return self.give_up("its map cannot be written", context);
+        }
         *waits -= 1;
         if *waits == 0 {
             self.write(key, keeper, context);
@@ -519,20 +536,22 @@ impl Owner {
         work.step = Step::Writing;
         work.own = AtLeg::Needed;
         work.peer = if to_peer { AtLeg::Needed } else { AtLeg::NotNeeded };
+        work.since = context.now;
         self.send_write(key, keeper, context);
     }
 
     /// Sends a write to every leg that still needs it and can be reached.
     fn send_write(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
-        let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.bar()?)));
+        let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.round, peer.bar()?)));
         let (stage, own_bar) = (self.stage, self.bar);
         let Some(work) = self.works.get_mut(key).filter(|work| work.step == Step::Writing) else {
             return;
         };
         let (begin, end) = work.part();
         let number = self.volumes[work.volume].spec.number;
-        if let (AtLeg::Needed, Some((node, bar)), Stage::Serving) = (work.peer, peer, stage) {
-            work.peer = AtLeg::Sent { at: context.now };
+        if let (AtLeg::Needed, Some((node, round, bar)), Stage::Serving) = (work.peer, peer, stage)
+        {
+            work.peer = AtLeg::Sent { round };
             let request = match &work.kind {
                 Kind::Zero { deallocate, .. } => LinkRequest::Zero {
                     volume: number,
@@ -551,10 +570,11 @@ impl Owner {
                 }
                 Kind::Read { .. } => return,
             };
-            context.out.link(LinkClient::Owner(self.group, LinkPurpose::Work(key)), node, request);
+            let client = LinkClient::Owner(self.group, round, LinkPurpose::Work(key));
+            context.out.link(client, node, request);
         }
         if let (AtLeg::Needed, Some(bar), Stage::Serving) = (work.own, own_bar, stage) {
-            work.own = AtLeg::Sent { at: context.now };
+            work.own = AtLeg::Sent { round: 0 };
             let operation = match &work.kind {
                 Kind::Zero { deallocate, .. } => {
                     LegOperation::Zero { offset: begin, length: end - begin, release: *deallocate }
@@ -564,7 +584,13 @@ impl Owner {
                 }
                 Kind::Read { .. } => return,
             };
-            keeper.start(number, bar, operation, Client::Owner(OwnerCall::Work(key)), context.out);
+            keeper.start(
+                number,
+                bar,
+                operation,
+                Client::Owner(self.life, OwnerCall::Work(key)),
+                context.out,
+            );
         }
     }
 
@@ -581,36 +607,48 @@ impl Owner {
         }
         match result {
             Ok(_) => work.own = AtLeg::Done,
-            Err(LegFault::Stale | LegFault::NotYet) => work.own = AtLeg::Needed,
-            Err(LegFault::Invalid | LegFault::Unknown) => work.own = AtLeg::Needed,
+            // Tried again when time passes, not at once: the keeper would answer the same at once.
+            Err(LegFault::Stale | LegFault::NotYet | LegFault::Invalid | LegFault::Unknown) => {
+                work.own = AtLeg::Needed;
+                return;
+            }
             Err(LegFault::ContentLost | LegFault::Failed | LegFault::Medium) => {
                 work.own = AtLeg::Needed;
-                return self.own_write_failed(key, context);
+                return self.own_write_failed(key, keeper, context);
             }
         }
         self.complete_write(key, keeper, context);
     }
 
-    fn own_write_failed(&mut self, key: u64, context: &mut Context<'_>) {
-        if self.peer.as_ref().is_some_and(|peer| peer.is_in_sync()) {
-            return self.give_up("its leg cannot be written", context);
+    fn own_write_failed(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let role = self.peer.as_ref().map(|peer| (peer.is_in_sync(), peer.counts()));
+        match role {
+            Some((true, _)) => self.give_up("its leg cannot be written", context),
+            // It is in sync, or not, by the log: then the first holds or the last. Until that is
+            // known the write is tried again.
+            Some((false, true)) => {}
+            // No other copy: the host learns that this write failed; the blocks' content is
+            // undefined, as on a disk. What a resync has sent to the peer it sends again from the
+            // beginning: the region stays dirty, since this write never ends as confirmed.
+            Some((false, false)) | None => {
+                self.abort_resync(context);
+                self.end(key, HostOutcome::MediumError, keeper, context);
+            }
         }
-        // No other copy: the host learns that this write failed; the blocks' content is undefined,
-        // as on a disk. The claim is kept and the write tried again, so that the order stays.
-        self.answer(key, HostOutcome::MediumError, context);
     }
 
     pub(crate) fn work_at_peer(
         &mut self,
         key: u64,
+        round: u64,
         reply: Option<LinkReply>,
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
+        let is_current = self.peer.as_ref().is_some_and(|peer| peer.round == round);
         let resyncing =
             self.copier.is_some() && self.peer.as_ref().is_some_and(|peer| !peer.counts());
-        let Some(work) =
-            self.works.get_mut(key).filter(|work| matches!(work.peer, AtLeg::Sent { .. }))
+        let Some(work) = self.works.get_mut(key).filter(|work| work.peer == AtLeg::Sent { round })
         else {
             return;
         };
@@ -618,13 +656,17 @@ impl Owner {
             Some(LinkReply::Done) => work.peer = AtLeg::Done,
             Some(LinkReply::Refused(refusal)) => {
                 work.peer = AtLeg::Needed;
-                // A leg that has not grown yet is not a failed one.
-                if refusal != LinkRefusal::NotYet || resyncing {
+                // A leg that has not grown yet is not a failed one; it is asked again when time
+                // passes.
+                if is_current && (refusal != LinkRefusal::NotYet || resyncing) {
                     self.peer_refused(refusal, context);
                 }
+                return;
             }
-            Some(LinkReply::Data(_) | LinkReply::Control(_)) => work.peer = AtLeg::Needed,
-            None => work.peer = AtLeg::Needed,
+            Some(LinkReply::Data(_) | LinkReply::Control(_)) | None => {
+                work.peer = AtLeg::Needed;
+                return;
+            }
         }
         self.complete_write(key, keeper, context);
     }
@@ -682,7 +724,22 @@ impl Owner {
                 Step::Writing => self.complete_write(key, keeper, context),
                 Step::AwaitingLease => self.complete_read(key, keeper, context),
                 Step::Held | Step::Settling => self.admit(key, keeper, context),
-                Step::Reading | Step::Claiming | Step::Intent(_) | Step::Repairing => {}
+                Step::Repairing if !matches!(work.peer, AtLeg::Sent { .. }) => {
+                    self.repair_read(key, keeper, context)
+                }
+                Step::IntentAgain(counted) if self.stage == Stage::Serving => {
+                    let (volume, (begin, end)) = (work.volume, work.part());
+                    if counted {
+                        let volume = &mut self.volumes[volume];
+                        volume.end_write(volume.regions_of(begin, end));
+                    }
+                    self.note_intent(key, keeper, context);
+                }
+                Step::Reading
+                | Step::Claiming
+                | Step::Intent(_)
+                | Step::IntentAgain(_)
+                | Step::Repairing => {}
             }
         }
     }
@@ -692,12 +749,34 @@ impl Owner {
         let deadline = context.times.leg_deadline_ms;
         let late = |since: Duration| to_ms(context.now.saturating_sub(since)) >= deadline;
         self.works.keys().into_iter().filter_map(|key| self.works.get(key)).any(|work| {
+            let serving = self.stage == Stage::Serving;
             match (work.step, work.peer) {
-                (Step::Writing, AtLeg::Sent { at }) => late(at),
-                (Step::AwaitingLease, _) => self.stage == Stage::Serving && late(work.arrived),
+                (Step::Writing, AtLeg::Sent { .. } | AtLeg::Needed) => serving && late(work.since),
+                (Step::AwaitingLease, _) => serving && late(work.since),
                 _ => false,
             }
         })
+    }
+
+    /// Whether the own leg has kept any request waiting for so long.
+    pub(crate) fn own_leg_is_late(&self, now: Duration, deadline: Duration) -> bool {
+        self.works.keys().into_iter().filter_map(|key| self.works.get(key)).any(|work| {
+            let at_it = match work.step {
+                Step::Reading | Step::Writing => matches!(work.own, AtLeg::Sent { .. }),
+                Step::Intent(_) => true,
+                _ => false,
+            };
+            at_it && work.since + deadline <= now
+        })
+    }
+
+    /// This owner begins to serve: what was held meanwhile is nobody's delay.
+    pub(crate) fn restart_deadlines(&mut self, now: Duration) {
+        for key in self.works.keys() {
+            if let Some(work) = self.works.get_mut(key) {
+                work.since = now;
+            }
+        }
     }
 
     /// A host is not left waiting for ever: after the hold time it gets a path error, whatever

@@ -1,17 +1,44 @@
-//! A disk: what was carried out survives a crash; what was under way may, in part.
+//! A disk: what was carried out survives a crash; what was under way may, in part. It may fail for a
+//! while, be full, lose blocks, or forget everything.
 
 use super::BLOCK;
 use std::collections::HashMap;
 use voute_buffer::Buffer;
-use voute_mirror::{DeviceKind, DeviceRequest};
+use voute_mirror::{DeviceFault, DeviceKind, DeviceRequest};
+
+/// What a disk does not do at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ailment {
+    /// Everything fails.
+    Dead,
+    /// Writes fail, of data and metadata alike.
+    ReadOnly,
+    /// There is no room for data.
+    Full,
+    /// Every third write fails.
+    Flaky,
+    /// Some blocks of data cannot be read until they are written.
+    BadBlocks(u64),
+}
 
 #[derive(Default)]
 pub struct Disk {
     blocks: HashMap<u64, Vec<u8>>,
+    pub ailment: Option<Ailment>,
+    writes: u64,
 }
 
+/// Where data begins: after header and maps.
+const DATA_BEGIN: u64 = voute_schemas::place::LEG_METADATA_BYTES;
+
 impl Disk {
-    pub fn carry_out(&mut self, request: DeviceRequest) -> Result<Option<Buffer>, ()> {
+    pub fn carry_out(&mut self, request: DeviceRequest) -> Result<Option<Buffer>, DeviceFault> {
+        if let Some(fault) = self.fault(&request) {
+            // A write that failed may have reached some blocks.
+            self.writes += 1;
+            self.tear(&request, self.writes % 3, self.writes.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            return Err(fault);
+        }
         match request.kind {
             DeviceKind::Read { length } => Ok(Some(self.read(request.offset, length as usize))),
             DeviceKind::Write { data } => {
@@ -23,6 +50,29 @@ impl Disk {
                 Ok(None)
             }
         }
+    }
+
+    fn fault(&mut self, request: &DeviceRequest) -> Option<DeviceFault> {
+        let is_read = matches!(request.kind, DeviceKind::Read { .. });
+        let is_data = request.offset >= DATA_BEGIN;
+        match self.ailment? {
+            Ailment::Dead => Some(DeviceFault::Failed),
+            Ailment::ReadOnly => (!is_read).then_some(DeviceFault::Failed),
+            Ailment::Full => (!is_read && is_data).then_some(DeviceFault::NoSpace),
+            Ailment::Flaky => {
+                self.writes += 1;
+                (!is_read && self.writes.is_multiple_of(3)).then_some(DeviceFault::Failed)
+            }
+            Ailment::BadBlocks(which) => {
+                let block = request.offset / BLOCK;
+                (is_read && is_data && (block % 7 == which % 7)).then_some(DeviceFault::Medium)
+            }
+        }
+    }
+
+    /// A memory's process ended.
+    pub fn forget(&mut self) {
+        self.blocks.clear();
     }
 
     /// A crash meets a request: it is lost (0), done (1), or done in some blocks.

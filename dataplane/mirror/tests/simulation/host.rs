@@ -1,7 +1,9 @@
 //! A host with two paths: writers that each own some blocks, readers of all of them, and the check
-//! of what they see. A block is a register with one writer, whose values rise.
+//! of what they see. A block is a register with one writer, whose values rise; a discard is a write
+//! of a value that reads as zero.
 
-use super::{BLOCK, BLOCKS, Event, Simulation};
+use super::{BLOCK, BLOCKS_MAX, Event, Simulation};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use voute_buffer::Buffer;
@@ -9,6 +11,8 @@ use voute_mirror::{Access, HostOperation, HostOutcome, HostRequest, HostTag};
 
 pub const WORKERS: usize = 8;
 const WRITERS: usize = 5;
+/// Blocks in a row that one writer owns, in turn.
+const STRETCH: u64 = 8;
 
 #[derive(Default)]
 struct Block {
@@ -16,13 +20,27 @@ struct Block {
     acknowledged: u64,
     /// The highest value that a finished read returned.
     seen: u64,
+    /// Values that read as zero.
+    zeros: BTreeSet<u64>,
+    /// The value that is surely there, if no write is open.
+    settled: Option<u64>,
 }
 
 #[derive(Clone)]
 enum Task {
     Idle,
     Write {
+        begin: u64,
+        values: Vec<u64>,
+    },
+    Zero {
+        begin: u64,
+        values: Vec<u64>,
+        deallocate: bool,
+    },
+    Swap {
         block: u64,
+        expected: u64,
         value: u64,
     },
     /// `least`: what it must at least return.
@@ -36,22 +54,31 @@ pub struct Host {
     blocks: Vec<Block>,
     tasks: Vec<Task>,
     attempts: Vec<u64>,
+    tries: Vec<u64>,
     preferred: usize,
     tags: u64,
     stopped: bool,
     pub acknowledged: u64,
+    pub medium_errors: u64,
+    /// What the last reading of everything returned.
+    pub found: Vec<Vec<u8>>,
 }
 
 impl Default for Host {
     fn default() -> Self {
         Host {
-            blocks: (0..BLOCKS).map(|_| Block::default()).collect(),
+            blocks: (0..BLOCKS_MAX)
+                .map(|_| Block { settled: Some(0), ..Block::default() })
+                .collect(),
             tasks: vec![Task::Idle; WORKERS],
             attempts: vec![0; WORKERS],
+            tries: vec![0; WORKERS],
             preferred: 0,
             tags: 0,
             stopped: false,
             acknowledged: 0,
+            medium_errors: 0,
+            found: Vec::new(),
         }
     }
 }
@@ -60,6 +87,20 @@ impl Host {
     pub fn stop(&mut self) {
         self.stopped = true;
     }
+
+    fn issue(&mut self, begin: u64, count: u64, zero: bool) -> Vec<u64> {
+        (begin..begin + count)
+            .map(|block| {
+                let state = &mut self.blocks[block as usize];
+                state.issued += 1;
+                state.settled = None;
+                if zero {
+                    state.zeros.insert(state.issued);
+                }
+                state.issued
+            })
+            .collect()
+    }
 }
 
 impl Simulation {
@@ -67,15 +108,33 @@ impl Simulation {
         if self.host.stopped || !matches!(self.host.tasks[worker], Task::Idle) {
             return;
         }
+        let blocks = self.log.blocks();
         let task = if worker < WRITERS {
-            let block = self.random.below(BLOCKS / WRITERS as u64) * WRITERS as u64 + worker as u64;
-            self.host.blocks[block as usize].issued += 1;
-            Task::Write { block, value: self.host.blocks[block as usize].issued }
+            let stretches = blocks / STRETCH / WRITERS as u64;
+            let stretch = self.random.below(stretches) * WRITERS as u64 + worker as u64;
+            let first = self.random.below(STRETCH);
+            let begin = stretch * STRETCH + first;
+            let count =
+                if self.random.chance(70) { 1 } else { 1 + self.random.below(STRETCH - first) };
+            match self.random.below(10) {
+                0 => Task::Zero {
+                    begin,
+                    values: self.host.issue(begin, count, true),
+                    deallocate: self.random.chance(50),
+                },
+                1 if self.host.blocks[begin as usize].settled.is_some() => {
+                    let expected = self.host.blocks[begin as usize].settled.expect("just seen");
+                    let value = self.host.issue(begin, 1, false)[0];
+                    Task::Swap { block: begin, expected, value }
+                }
+                _ => Task::Write { begin, values: self.host.issue(begin, count, false) },
+            }
         } else {
-            let block = self.random.below(BLOCKS);
+            let block = self.random.below(blocks);
             self.read_task(block)
         };
         self.host.tasks[worker] = task;
+        self.host.tries[worker] = 0;
         self.host_send(worker);
     }
 
@@ -86,6 +145,7 @@ impl Simulation {
 
     fn host_send(&mut self, worker: usize) {
         self.host.attempts[worker] += 1;
+        self.host.tries[worker] += 1;
         self.host.tags += 1;
         let (attempt, id) = (self.host.attempts[worker], HostTag(self.host.tags));
         let serving = (0..2).find(|node| {
@@ -101,11 +161,26 @@ impl Simulation {
             self.host.preferred = 1 - node;
             return self.after(Duration::from_millis(5), Event::HostRetry { worker, attempt });
         }
+        let content = |block: u64, value: u64| self.content(block, value);
         let operation = match &self.host.tasks[worker] {
             Task::Idle => return,
-            Task::Write { block, value } => {
-                HostOperation::Write { offset: block * BLOCK, data: Arc::new(content(*value)) }
+            Task::Write { begin, values } => {
+                let mut data = Buffer::zeroed(values.len() * BLOCK as usize);
+                for (index, chunk) in data.chunks_mut(BLOCK as usize).enumerate() {
+                    chunk.copy_from_slice(&content(begin + index as u64, values[index]));
+                }
+                HostOperation::Write { offset: begin * BLOCK, data: Arc::new(data) }
             }
+            Task::Zero { begin, values, deallocate } => HostOperation::Zero {
+                offset: begin * BLOCK,
+                length: values.len() as u64 * BLOCK,
+                deallocate: *deallocate,
+            },
+            Task::Swap { block, expected, value } => HostOperation::CompareAndWrite {
+                offset: block * BLOCK,
+                expected: Arc::new(content(*block, *expected)),
+                data: Arc::new(content(*block, *value)),
+            },
             Task::Read { block, .. } => {
                 HostOperation::Read { offset: block * BLOCK, length: BLOCK as u32 }
             }
@@ -124,15 +199,30 @@ impl Simulation {
         if self.host.attempts[worker] != attempt {
             return;
         }
+        let first_try = self.host.tries[worker] == 1;
         match (self.host.tasks[worker].clone(), outcome) {
-            (Task::Write { block, value }, HostOutcome::Done) => {
-                let state = &mut self.host.blocks[block as usize];
-                state.acknowledged = state.acknowledged.max(value);
-                self.host.acknowledged += 1;
+            (
+                Task::Write { begin, values } | Task::Zero { begin, values, .. },
+                HostOutcome::Done,
+            ) => {
+                for (block, value) in (begin..).zip(values) {
+                    self.host_acknowledged(block, value);
+                }
+                self.host_next(worker);
+            }
+            (Task::Swap { block, value, .. }, HostOutcome::Done) => {
+                self.host_acknowledged(block, value);
+                self.host_next(worker);
+            }
+            // The first try may have been carried out although its path was lost.
+            (Task::Swap { .. }, HostOutcome::Miscompare { .. }) if !first_try => {
                 self.host_next(worker);
             }
             (Task::Read { block, least }, HostOutcome::Data(data)) => {
                 self.check(block, least, &data);
+                if let Some(found) = self.host.found.get_mut(block as usize) {
+                    *found = data.to_vec();
+                }
                 self.host_next(worker);
             }
             (
@@ -140,12 +230,25 @@ impl Simulation {
                 HostOutcome::PathError
                 | HostOutcome::Transition
                 | HostOutcome::Busy
-                | HostOutcome::NoSuchVolume,
+                | HostOutcome::NoSuchVolume
+                // A node that has not heard of a new size.
+                | HostOutcome::OutOfRange,
             ) => {
                 self.after(Duration::from_millis(5), Event::HostRetry { worker, attempt });
             }
-            (_, outcome) => panic!("seed {}: the host got {outcome:?}", self.seed),
+            (_, HostOutcome::MediumError) if self.medium_error_is_possible() => {
+                self.host.medium_errors += 1;
+                self.after(Duration::from_millis(50), Event::HostRetry { worker, attempt });
+            }
+            (_, outcome) => panic!("seed {}: the host got {outcome:?} at {:?}", self.seed, self.now),
         }
+    }
+
+    fn host_acknowledged(&mut self, block: u64, value: u64) {
+        let state = &mut self.host.blocks[block as usize];
+        state.acknowledged = state.acknowledged.max(value);
+        state.settled = Some(value);
+        self.host.acknowledged += 1;
     }
 
     fn host_next(&mut self, worker: usize) {
@@ -154,14 +257,31 @@ impl Simulation {
         self.after(delay, Event::HostIssue { worker });
     }
 
+    fn content(&self, block: u64, value: u64) -> Buffer {
+        let mut buffer = Buffer::zeroed(BLOCK as usize);
+        if value > 0 && !self.host.blocks[block as usize].zeros.contains(&value) {
+            let word = value << 16 | block;
+            buffer.chunks_mut(8).for_each(|bytes| bytes.copy_from_slice(&word.to_le_bytes()));
+        }
+        buffer
+    }
+
     fn check(&mut self, block: u64, least: u64, data: &[u8]) {
-        let value = u64::from_le_bytes(data[..8].try_into().expect("eight bytes"));
-        let expected = content(value);
+        let word = u64::from_le_bytes(data[..8].try_into().expect("eight bytes"));
+        let state = &self.host.blocks[block as usize];
+        let value = if word == 0 {
+            // The least of the discards (or the beginning) that may be seen.
+            let none = if least == 0 { Some(0) } else { None };
+            none.or_else(|| state.zeros.range(least..).next().copied()).unwrap_or_default()
+        } else {
+            word >> 16
+        };
+        let sound =
+            (word == 0 || word & 0xFFFF == block) && data == &self.content(block, value)[..];
         assert!(
-            data == &expected[..],
+            sound,
             "seed {}: block {block} holds foreign or torn bytes at {:?}",
-            self.seed,
-            self.now
+            self.seed, self.now
         );
         let state = &mut self.host.blocks[block as usize];
         assert!(
@@ -188,19 +308,20 @@ impl Simulation {
         }
     }
 
-    pub fn read_all(&mut self) {
-        for block in 0..BLOCKS {
-            self.host.tasks[0] = self.read_task(block);
-            self.host_send(0);
+    pub fn read_all(&mut self) -> Vec<Vec<u8>> {
+        self.host.found = vec![Vec::new(); BLOCKS_MAX as usize];
+        let blocks = self.log.blocks();
+        let mut next = 0;
+        while next < blocks {
+            for worker in 0..WORKERS {
+                if next < blocks {
+                    self.host.tasks[worker] = self.read_task(next);
+                    self.host_send(worker);
+                    next += 1;
+                }
+            }
             self.settle_host();
         }
+        std::mem::take(&mut self.host.found)
     }
-}
-
-fn content(value: u64) -> Buffer {
-    let mut buffer = Buffer::zeroed(BLOCK as usize);
-    if value > 0 {
-        buffer.chunks_mut(8).for_each(|word| word.copy_from_slice(&value.to_le_bytes()));
-    }
-    buffer
 }

@@ -1,6 +1,6 @@
 //! A log with one group, deciding as the control plane does.
 
-use super::{BLOCK, BLOCKS, REGION};
+use super::{BLOCK, BLOCKS, BLOCKS_MAX, REGION};
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, GroupSpec, LegSpec, SideSpec, VolumeSpec};
 use voute_schemas::event::DetachCause;
@@ -51,6 +51,22 @@ impl SimulatedLog {
         self.spec.clone()
     }
 
+    /// Size of the volume, blocks.
+    pub fn blocks(&self) -> u64 {
+        self.spec.volumes[0].size_bytes / BLOCK
+    }
+
+    /// The volume grows; no epoch changes.
+    pub fn resize(&mut self, more: u64) -> bool {
+        let blocks = (self.blocks() + more).min(BLOCKS_MAX);
+        self.spec.volumes[0].size_bytes = blocks * BLOCK;
+        true
+    }
+
+    pub fn is_in_sync(&self, node: NodeId) -> bool {
+        self.spec.sides.iter().any(|side| side.node == node && side.in_sync)
+    }
+
     pub fn owner(&self) -> NodeId {
         self.spec.owner
     }
@@ -98,6 +114,7 @@ impl SimulatedLog {
     }
 
     pub fn fail_over(&mut self, to: NodeId) -> bool {
+        let common = self.spec.last_common;
         let can = self.move_owner(to);
         if can {
             self.spec
@@ -105,8 +122,7 @@ impl SimulatedLog {
                 .iter_mut()
                 .filter(|side| side.node != to)
                 .for_each(|side| side.in_sync = false);
-            self.spec.last_common =
-                self.spec.last_common.min_by_sequence(epoch_of(self.sequence - 1));
+            self.spec.last_common = common;
         }
         can
     }
@@ -145,31 +161,35 @@ impl SimulatedLog {
                     .iter_mut()
                     .find(|side| side.site == *site && side.node != node)
                     .ok_or("no-such-side")?;
-                if *cause == DetachCause::ContentLost {
-                    self.spec.volumes[0]
-                        .legs
-                        .iter_mut()
-                        .filter(|leg| leg.site == *site)
-                        .for_each(|leg| leg.formatted = false);
-                }
-                if !side.in_sync {
-                    return if *cause == DetachCause::ContentLost {
-                        Ok(true)
-                    } else {
-                        Err("not-in-sync")
-                    };
-                }
+                let lost = *cause == DetachCause::ContentLost;
+                let mut news = side.in_sync;
                 side.in_sync = false;
-                self.raise();
-                Ok(true)
+                if lost {
+                    for leg in self.spec.volumes[0].legs.iter_mut().filter(|leg| leg.site == *site)
+                    {
+                        news |= leg.formatted;
+                        leg.formatted = false;
+                    }
+                }
+                if news {
+                    self.raise();
+                    if lost {
+                        self.spec.last_common = Epoch::ZERO;
+                    }
+                }
+                Ok(news)
             }
             Escalation::JoinSide { epoch, site, .. } => {
                 by_owner(*epoch)?;
-                self.spec
-                    .sides
-                    .iter_mut()
-                    .filter(|side| side.site == *site)
-                    .for_each(|side| side.in_sync = true);
+                let side =
+                    self.spec.sides.iter_mut().find(|side| side.site == *site).expect("two sides");
+                if side.in_sync {
+                    return Ok(false);
+                }
+                if self.spec.volumes[0].legs.iter().any(|leg| leg.site == *site && !leg.formatted) {
+                    return Err("not-formatted");
+                }
+                side.in_sync = true;
                 self.raise();
                 Ok(true)
             }
@@ -187,22 +207,12 @@ impl SimulatedLog {
                     .find(|side| side.node != node && side.in_sync)
                     .map(|side| side.node)
                     .ok_or("no-other")?;
-                Ok(self.fail_over(other))
+                if self.fail_over(other) { Ok(true) } else { Err("no-other") }
             }
             Escalation::DeviceReady { .. }
             | Escalation::DeviceRefused { .. }
             | Escalation::LegReleased { .. } => Ok(false),
         }
-    }
-}
-
-trait MinBySequence {
-    fn min_by_sequence(self, other: Self) -> Self;
-}
-
-impl MinBySequence for Epoch {
-    fn min_by_sequence(self, other: Self) -> Self {
-        if self.sequence <= other.sequence { self } else { other }
     }
 }
 

@@ -4,7 +4,7 @@ mod disk;
 mod host;
 mod log;
 
-use disk::Disk;
+use disk::{Ailment, Disk};
 use host::Host;
 use log::SimulatedLog;
 use std::cmp::Reverse;
@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use voute_mirror::link::{LinkReply, LinkRequest};
 use voute_mirror::{
-    Access, Action, DeviceFault, DeviceRequest, DeviceTag, HostOutcome, HostRequest, HostTag,
-    Identity, IncomingTag, LinkFault, LinkTag, Mirror,
+    Access, Action, DeviceRequest, DeviceTag, HostOutcome, HostRequest, HostTag, Identity,
+    IncomingTag, LinkFault, LinkTag, Mirror,
 };
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, GroupSpec};
@@ -22,6 +22,8 @@ use voute_schemas::{ClusterId, NodeId};
 
 pub const BLOCK: u64 = 4096;
 pub const BLOCKS: u64 = 256;
+/// The most that the volume grows to.
+pub const BLOCKS_MAX: u64 = 400;
 pub const REGION: u64 = 16 * BLOCK;
 
 /// SplitMix64.
@@ -62,6 +64,8 @@ pub enum Event {
     HostIssue { worker: usize },
     HostRetry { worker: usize, attempt: u64 },
     Restart { node: usize },
+    Recover { node: usize },
+    Move,
     Fault,
     Watch,
 }
@@ -83,6 +87,12 @@ pub struct Node {
     pub access: Access,
     requests: BTreeMap<u64, (usize, u64)>,
     log_reachable: bool,
+    /// Its device does nothing until then.
+    hung_until: Duration,
+    /// Its leg is memory: it is gone when its process ends.
+    is_memory: bool,
+    /// Its link is slow until then.
+    slow_until: Duration,
 }
 
 pub struct Simulation {
@@ -95,6 +105,7 @@ pub struct Simulation {
     pub nodes: [Node; 2],
     pub log: SimulatedLog,
     host: Host,
+    whole_since: Option<Duration>,
     link_up: bool,
     connections: u64,
     commands: u64,
@@ -120,8 +131,12 @@ impl Simulation {
             access: Access::Inaccessible,
             requests: BTreeMap::new(),
             log_reachable: true,
+            hung_until: Duration::ZERO,
+            is_memory: false,
+            slow_until: Duration::ZERO,
         };
-        let nodes = [node(), node()];
+        let mut nodes = [node(), node()];
+        nodes[1].is_memory = seed % 4 == 3;
         let log = SimulatedLog::new([nodes[0].id, nodes[1].id]);
         let mut simulation = Simulation {
             seed,
@@ -133,6 +148,7 @@ impl Simulation {
             nodes,
             log,
             host: Host::default(),
+            whole_since: None,
             link_up: true,
             connections: 0,
             commands: 0,
@@ -214,6 +230,9 @@ impl Simulation {
             let blocks = self.random.next();
             self.nodes[node].disk.tear(request, fate, blocks);
         }
+        if self.nodes[node].is_memory {
+            self.nodes[node].disk.forget();
+        }
         self.host_lost(node);
     }
 
@@ -238,7 +257,8 @@ impl Simulation {
             let process = self.nodes[node].process;
             match action {
                 Action::Device(request) => {
-                    let delay = self.random.micros(50, 3_000);
+                    let hung = self.nodes[node].hung_until.saturating_sub(self.now);
+                    let delay = hung + self.random.micros(50, 3_000);
                     self.nodes[node].at_device.insert(request.tag, ());
                     self.after(delay, Event::Device { node, process, request });
                 }
@@ -285,7 +305,9 @@ impl Simulation {
         };
         self.nodes[node].outstanding.push(tag);
         // Requests of a connection that broke meanwhile still arrive: ghosts.
-        let delay = if self.random.chance(2) {
+        let delay = if self.nodes[node].slow_until > self.now {
+            self.random.micros(1_000, 400_000)
+        } else if self.random.chance(2) {
             self.random.micros(1_000, 200_000)
         } else {
             self.random.micros(50, 500)
@@ -309,8 +331,7 @@ impl Simulation {
             Event::Device { node, process, request } if process == self.nodes[node].process => {
                 let tag = request.tag;
                 self.nodes[node].at_device.remove(&tag);
-                let result =
-                    self.nodes[node].disk.carry_out(request).map_err(|()| DeviceFault::Failed);
+                let result = self.nodes[node].disk.carry_out(request);
                 if let Some(mirror) = &mut self.nodes[node].mirror {
                     mirror.device_done(tag, result, now);
                 }
@@ -364,6 +385,10 @@ impl Simulation {
                 }
             }
             Event::Spec { node, process, spec } if process == self.nodes[node].process => {
+                if !self.nodes[node].log_reachable {
+                    // It learns nothing until it reaches the log again.
+                    return;
+                }
                 if let Some(mirror) = &mut self.nodes[node].mirror {
                     mirror.apply(vec![spec], vec![], now);
                 }
@@ -387,6 +412,17 @@ impl Simulation {
                     self.start(node);
                 }
             }
+            Event::Recover { node } => {
+                self.nodes[node].disk.ailment = None;
+                self.tell(|| format!("node {node}'s device works again"));
+            }
+            Event::Move => {
+                let to = self.nodes[self.random.below(2) as usize].id;
+                if self.log.reachable && self.log.move_owner(to) {
+                    self.tell(|| "planned move".to_owned());
+                    self.publish();
+                }
+            }
             Event::Fault => self.fault(),
             Event::Watch => self.watch(),
             Event::Device { .. }
@@ -402,32 +438,68 @@ impl Simulation {
             let delay = self.random.micros(50_000, 500_000);
             return self.after(delay, Event::Escalation { node, process, escalation });
         }
+        if self.nodes[node].is_memory && process != self.nodes[node].process {
+            // What a memory's last process asked for must not make it the only copy.
+            return;
+        }
         let (outcome, changed) = self.log.decide(self.nodes[node].id, &escalation);
         self.tell(|| format!("log: {escalation:?} -> {outcome:?}"));
-        let delay = self.random.micros(100, 5_000);
-        self.after(delay, Event::Answer { node, process, escalation, outcome });
         if changed {
             self.publish();
         }
+        if self.random.chance(10) {
+            // The answer is lost with the stream, and the node asks again.
+            let delay = self.random.micros(1_000, 500_000);
+            return self.after(delay, Event::Escalation { node, process, escalation });
+        }
+        if self.random.chance(3) {
+            // Another control process comes late with the same.
+            let delay = self.random.micros(1_000, 500_000);
+            let escalation = escalation.clone();
+            self.after(delay, Event::Escalation { node, process, escalation });
+        }
+        let delay = self.random.micros(100, 5_000);
+        self.after(delay, Event::Answer { node, process, escalation, outcome });
     }
 
     fn publish(&mut self) {
         self.tell(|| format!("log: {}", self.log.describe()));
         for node in 0..2 {
             let (process, spec) = (self.nodes[node].process, self.log.spec());
-            let late = !self.nodes[node].log_reachable || self.random.chance(5);
-            let delay = if late {
-                self.random.micros(100_000, 1_000_000)
-            } else {
-                self.random.micros(100, 5_000)
-            };
-            self.after(delay, Event::Spec { node, process, spec });
+            // Specs come late, out of order and twice.
+            let copies = if self.random.chance(5) { 2 } else { 1 };
+            for _ in 0..copies {
+                let delay = if self.random.chance(5) {
+                    self.random.micros(100_000, 1_000_000)
+                } else {
+                    self.random.micros(100, 5_000)
+                };
+                let spec = spec.clone();
+                self.after(delay, Event::Spec { node, process, spec });
+            }
         }
+    }
+
+    /// A node that reaches the log again hears what it missed.
+    fn reach_log(&mut self, node: usize) {
+        self.nodes[node].log_reachable = true;
+        let (process, spec) = (self.nodes[node].process, self.log.spec());
+        let delay = self.random.micros(1_000, 50_000);
+        self.after(delay, Event::Spec { node, process, spec });
+    }
+
+    /// Whether some blocks may have no readable, writable copy just now.
+    fn medium_error_is_possible(&self) -> bool {
+        let long = Duration::from_secs(1);
+        !self.log.both_in_sync()
+            || self.whole_since.is_none_or(|since| since + long > self.now)
+            || self.nodes.iter().all(|node| node.disk.ailment.is_some())
     }
 
     /// The site watcher: an owner that is dead or cut off is replaced by an attested side.
     fn watch(&mut self) {
         self.after(Duration::from_millis(100), Event::Watch);
+        self.whole_since = self.log.both_in_sync().then(|| self.whole_since.unwrap_or(self.now));
         if !self.log.reachable {
             return;
         }
@@ -463,10 +535,13 @@ impl Simulation {
         if self.now >= self.faults_until {
             return;
         }
-        match self.random.below(8) {
+        match self.random.below(14) {
             0 | 1 => {
                 let node = self.random.below(2) as usize;
-                if self.nodes[node].mirror.is_some() {
+                // The only copy is not to be lost with its memory.
+                let safe =
+                    !self.nodes[node].is_memory || self.log.is_in_sync(self.nodes[1 - node].id);
+                if self.nodes[node].mirror.is_some() && safe {
                     self.crash(node);
                     let delay = self.random.micros(1_000, 6_000_000);
                     self.after(delay, Event::Restart { node });
@@ -483,7 +558,11 @@ impl Simulation {
             3 => self.log.reachable = !self.log.reachable,
             4 => {
                 let node = self.random.below(2) as usize;
-                self.nodes[node].log_reachable = !self.nodes[node].log_reachable;
+                if self.nodes[node].log_reachable {
+                    self.nodes[node].log_reachable = false;
+                } else {
+                    self.reach_log(node);
+                }
                 self.tell(|| {
                     format!("node {node} reaches the log: {}", self.nodes[node].log_reachable)
                 });
@@ -493,17 +572,54 @@ impl Simulation {
                 self.disconnect(0);
                 self.disconnect(1);
             }
-            6 => {
-                let to = self.nodes[self.random.below(2) as usize].id;
-                if self.log.reachable && self.log.move_owner(to) {
-                    self.tell(|| "planned move".to_owned());
+            6 | 7 => {
+                let moves = if self.random.chance(30) { 1 + self.random.below(5) } else { 1 };
+                let mut at = Duration::ZERO;
+                for _ in 0..moves {
+                    self.after(at, Event::Move);
+                    at += self.random.micros(100, 5_000);
+                }
+            }
+            8 | 9 => self.ail(),
+            10 => {
+                let node = self.random.below(2) as usize;
+                self.nodes[node].hung_until = self.now + self.random.micros(10_000, 8_000_000);
+                self.tell(|| format!("node {node}'s device hangs"));
+            }
+            11 => {
+                let more = 1 + self.random.below(20);
+                if self.log.reachable && self.log.resize(more) {
+                    self.tell(|| format!("the volume grows to {} blocks", self.log.blocks()));
                     self.publish();
                 }
+            }
+            12 => {
+                let node = self.random.below(2) as usize;
+                self.nodes[node].slow_until = self.now + self.random.micros(10_000, 4_000_000);
             }
             _ => {}
         }
         let delay = self.random.micros(10_000, 2_500_000);
         self.after(delay, Event::Fault);
+    }
+
+    /// A device fails in some way for a while; only one at a time.
+    fn ail(&mut self) {
+        let node = self.random.below(2) as usize;
+        if self.nodes.iter().any(|node| node.disk.ailment.is_some()) {
+            return;
+        }
+        let ailment = match self.random.below(6) {
+            0 => Ailment::Dead,
+            1 => Ailment::ReadOnly,
+            2 => Ailment::Full,
+            3 => Ailment::Flaky,
+            _ => Ailment::BadBlocks(self.random.next()),
+        };
+        self.tell(|| format!("node {node}'s device: {ailment:?}"));
+        self.nodes[node].disk.ailment = Some(ailment);
+        let delay = self.random.micros(10_000, 6_000_000);
+        self.after(delay, Event::Recover { node });
     }
 
     fn run_until(&mut self, until: Duration) {
@@ -528,12 +644,19 @@ impl Simulation {
         self.link_up = true;
         self.log.reachable = true;
         for node in 0..2 {
-            self.nodes[node].log_reachable = true;
+            self.reach_log(node);
+            self.nodes[node].disk.ailment = None;
+            self.nodes[node].slow_until = Duration::ZERO;
+            self.nodes[node].hung_until = Duration::ZERO;
             if self.nodes[node].mirror.is_none() {
                 self.start(node);
             }
         }
         self.publish();
+        self.await_health();
+    }
+
+    fn await_health(&mut self) {
         let deadline = self.now + Duration::from_secs(60);
         while !self.is_healthy() {
             assert!(
@@ -570,8 +693,14 @@ impl Simulation {
     pub fn verify(&mut self) {
         self.host.stop();
         self.settle_host();
-        for _ in 0..2 {
-            self.read_all();
+        let mut before: Option<Vec<Vec<u8>>> = None;
+        for _ in 0..3 {
+            let found = self.read_all();
+            if let Some(before) = before.replace(found.clone()) {
+                let differs = before.iter().zip(&found).position(|(one, other)| one != other);
+                assert_eq!(differs, None, "seed {}: the legs differ in a block", self.seed);
+            }
+            self.await_health();
             let to = self
                 .nodes
                 .iter()
