@@ -275,7 +275,14 @@ impl TargetConnection {
             admin.keep_alive = keep_alive(entry.dword(11));
             return Ok(Answer::Result(0));
         }
-        let limit = self.target.config().limits.io_queues_max;
+        let config = self.target.config();
+        // The cache, if there is one, cannot be turned off.
+        if entry.dword(10) as u8 == super::features::VOLATILE_WRITE_CACHE
+            && config.has_volatile_cache
+        {
+            return Err(Status::feature_not_changeable());
+        }
+        let limit = config.limits.io_queues_max;
         let result =
             admin.features.set(entry, &data, admin.kind, membership.controller(), limit)?;
         admin.events.enable(admin.features.async_events());
@@ -288,6 +295,11 @@ impl TargetConnection {
         };
         if entry.dword(10) as u8 == super::features::KEEP_ALIVE_TIMER {
             return Ok(Answer::Result(admin.keep_alive_ms()));
+        }
+        if entry.dword(10) as u8 == super::features::VOLATILE_WRITE_CACHE
+            && self.target.config().has_volatile_cache
+        {
+            return Ok(Answer::Result(1));
         }
         admin.features.get(entry, admin.kind, membership.controller())
     }

@@ -132,6 +132,7 @@ impl Identity<'_> {
         put(data, 348, &(NAMESPACES_PER_HOST_MAX as u32).to_le_bytes());
         data[512] = 0x66; // SQES: 64 bytes
         data[513] = 0x44; // CQES: 16 bytes
+        data[525] = u8::from(self.config.has_volatile_cache); // VWC; Flush is per namespace
         put(data, 516, &NAMESPACE_ID_MAX.to_le_bytes());
         let optional_commands = 1u16 | 1 << 2 | 1 << 3 | 1 << 7; // compare, DSM, write zeroes, verify
         put(data, 520, &optional_commands.to_le_bytes());

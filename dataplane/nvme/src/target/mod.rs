@@ -92,6 +92,9 @@ pub struct TargetConfig {
     pub controller_offset: u16,
     /// Name of the subsystem by which other nodes link to this one; `None` to accept no links.
     pub link_nqn: Option<String>,
+    /// Whether a write without FUA may be answered before it is durable, as an array with a write
+    /// cache does (VWC); hosts then use FUA and Flush. A node's target never has one.
+    pub has_volatile_cache: bool,
     /// Bounds.
     pub limits: TargetLimits,
 }
@@ -106,6 +109,7 @@ impl Default for TargetConfig {
             controller_max: 0x7FFF,
             controller_offset: 0,
             link_nqn: None,
+            has_volatile_cache: false,
             limits: TargetLimits::default(),
         }
     }

@@ -527,3 +527,18 @@ fn a_configuration_out_of_range_is_refused() {
         assert!(matches!(with(change), TargetConfigError::Limit { .. }));
     }
 }
+
+#[test]
+fn an_array_with_a_write_cache_says_so_and_cannot_turn_it_off() {
+    let config = TargetConfig { has_volatile_cache: true, ..TargetConfig::default() };
+    let target = Target::new(config).expect("the configuration is sound");
+    target.publish(directory(vec![namespace(1)]));
+    let mut disk = Disk::new();
+    let mut controller = enabled_controller(&target, &mut disk, options(SUBSYSTEM));
+    let id = controller.admin.ask(&mut disk, Command::identify(1, 0)).succeeded();
+    assert_eq!(id.data[525] & 1, 1, "VWC");
+    let cache = controller.admin.ask(&mut disk, Command::get_feature(6)).succeeded();
+    assert_eq!(cache.dw0, 1, "enabled");
+    let refused = controller.admin.ask(&mut disk, Command::set_feature(6, 0));
+    assert_eq!(refused.status, Status::feature_not_changeable());
+}
