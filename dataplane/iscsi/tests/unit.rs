@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use voute_iscsi::{
     AluaState, Authentication, CompletionStatus, Failure, InitiatorConfig, LunView, NotReady,
-    Outcome, Target, VolumeKey, parse_capacity,
+    Outcome, Target, TargetConfig, VolumeKey, parse_capacity,
 };
 
 fn publish(target: &Target, luns: Vec<LunView>) {
@@ -124,6 +124,20 @@ fn both_sites_answer_as_one_device() {
     assert_eq!(groups[..4], 24u32.to_be_bytes());
     assert_eq!((groups[4], &groups[6..8], groups[15]), (0, &[0, 1][..], 1));
     assert_eq!((groups[16], &groups[18..20], groups[27]), (2, &[0, 2][..], 2));
+}
+
+#[test]
+fn the_identification_page_stays_within_what_one_length_byte_can_say() {
+    // Names as a cluster gives them: 57 characters of target, 32 of serial.
+    let name = format!("iqn.2026-11.io.voute:{}", "01234567-89ab-cdef-0123-456789abcdef");
+    let unit = LunView { serial: "0123456789abcdef".repeat(2), ..view(0, VOLUME) };
+    let target = Target::new(TargetConfig { name: name.clone(), alias: None, seed: [9; 32] });
+    target.publish(Arc::new(directory(Authentication::None, vec![unit])));
+    let mut wire = Wire::ready(&target, InitiatorConfig::new(HOST, Some(&name)), 2);
+    let task = wire.initiator.inquiry(0, Some(0x83)).expect("window is open");
+    let page = wire.wait(task).data;
+    assert_eq!(usize::from(u16::from_be_bytes([page[2], page[3]])), page.len() - 4);
+    assert!(page.len() <= 252, "{} bytes", page.len());
 }
 
 #[test]

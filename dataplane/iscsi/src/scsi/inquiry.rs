@@ -82,8 +82,8 @@ fn identification(view: &LunView, context: &Context<'_>) -> Vec<u8> {
     let mut vendor_serial = VENDOR.to_vec();
     vendor_serial.extend_from_slice(view.serial.as_bytes());
     designator(&mut data, ASCII, 0x01, &vendor_serial);
-    let naa: String = view.naa.iter().map(|byte| format!("{byte:02X}")).collect();
-    designator(&mut data, UTF8, 0x08, &name_string(&format!("naa.{naa}")));
+    // The unit's name as a string would only repeat the NAA designator, and with names of the usual
+    // length the page would pass 255 bytes, of which some readers see the low byte alone.
     let port = context.portal;
     let [high, low] = port.relative_port.to_be_bytes();
     designator(&mut data, 0x50 | BINARY, OF_PORT | 0x04, &[0, 0, high, low]);
