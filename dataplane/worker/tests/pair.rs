@@ -9,6 +9,8 @@ mod control;
 mod host;
 #[path = "pair/iscsi.rs"]
 mod iscsi;
+#[path = "pair/proxy.rs"]
+mod proxy;
 
 use host::{BLOCK, Path, PathError};
 use std::sync::Arc;
@@ -94,6 +96,11 @@ impl Pair {
     fn path(&self, node: usize, nsid: u32, state: AnaState) -> Path {
         let address = self.control.lock().nodes[node].portals.nvme;
         Path::connect_until(address, nsid, state)
+    }
+
+    /// A path to a node, whatever it shows.
+    fn path_as_is(&self, node: usize) -> Option<Path> {
+        Path::connect(self.control.lock().nodes[node].portals.nvme)
     }
 
     /// Connects until a connection came in by another reactor than its volume's.
@@ -375,4 +382,34 @@ fn a_link_that_proves_nothing_is_served_nothing() {
     assert_eq!(statuses[1].map(|status| status.code_type()), Some(7));
     let refused = &pair.engines[1].as_ref().unwrap().metrics.refused_links;
     assert_eq!(refused.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn an_owner_that_is_cut_off_serves_nothing_stale_and_acknowledges_nothing() {
+    let pair = Pair::start(1);
+    let group = pair.control.create_volume(10, VOLUME);
+    let mut at_a = pair.path(0, 10, AnaState::Optimized);
+    let mut at_b = pair.path(1, 10, AnaState::Inaccessible);
+    at_a.write(10, 0, &block(1)).unwrap();
+    assert_eq!(at_a.read(10, 0, BLOCK).unwrap(), block(1));
+
+    pair.control.change(|state| state.isolate(0, true));
+    pair.fail_over(group, 1);
+    at_b.await_state(10, AnaState::Optimized);
+    at_b.write(10, 0, &block(2)).expect("the new owner goes on alone");
+    // The old owner knows nothing of it, and must have stopped by itself.
+    let stale = at_a.read(10, 0, BLOCK);
+    assert!(stale.is_err(), "it served {stale:?}");
+    let fork = pair.path_as_is(0).and_then(|mut path| path.write(10, 8, &block(3)).ok());
+    assert_eq!(fork, None, "it acknowledged a write that the other side does not have");
+
+    pair.control.change(|state| state.isolate(0, false));
+    let in_sync =
+        |state: &control::State| state.groups[&group].sides.iter().all(|side| side.in_sync);
+    pair.control.wait("the old owner follows and is in sync again", in_sync);
+    pair.control.change(|state| state.move_owner(group, 0, MoveKind::Planned));
+    pair.control.wait("it serves again", |state| state.serves(0, group));
+    let mut at_a = pair.path(0, 10, AnaState::Optimized);
+    assert_eq!(at_a.read(10, 0, BLOCK).unwrap(), block(2));
+    assert_eq!(at_a.read(10, 8, BLOCK).unwrap(), vec![0; BLOCK]);
 }

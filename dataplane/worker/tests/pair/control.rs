@@ -2,6 +2,7 @@
 //! real contract to the engines under test. It decides only what a test tells it to, and answers the
 //! escalations that any control plane would accept.
 
+use super::proxy::Wire;
 use futures_util::{SinkExt, StreamExt};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -37,6 +38,10 @@ pub(crate) struct Node {
     /// First extent not yet given to a leg.
     next_extent: u64,
     to_node: Option<mpsc::UnboundedSender<ToNode>>,
+    /// By which other nodes reach its mirror link.
+    pub(crate) wire: Wire,
+    /// Whether its streams are refused.
+    is_shut_out: bool,
     pub(crate) groups: BTreeMap<GroupId, GroupStatus>,
     pub(crate) links: Vec<LinkStatus>,
     pub(crate) hellos: Vec<Hello>,
@@ -54,8 +59,6 @@ pub(crate) struct State {
     pub(crate) joined: Vec<ResyncEvidence>,
     pub(crate) escalations: Vec<Escalation>,
     link_secret: String,
-    /// Whether escalations about authority are answered.
-    pub(crate) is_deciding: bool,
 }
 
 #[derive(Clone)]
@@ -76,30 +79,35 @@ impl Control {
     pub(crate) fn start(folder: &std::path::Path) -> Self {
         static NETWORKS: AtomicU8 = AtomicU8::new(1);
         let network = NETWORKS.fetch_add(1, Ordering::Relaxed);
-        let node = |number: u16| Node {
-            id: NodeId::generate(),
-            site: SiteId::generate(),
-            number,
-            portals: Portals {
+        let node = |number: u16| {
+            let portals = Portals {
                 nvme: free_address(network, number),
                 iscsi: free_address(network, number),
                 link: free_address(network, number),
-            },
-            device: DeviceSpec {
-                device: DeviceId::generate(),
-                locator: Locator::File {
-                    path: folder.join(format!("device-{number}")).to_str().unwrap().into(),
-                    size_bytes: 256 << 20,
+            };
+            Node {
+                wire: Wire::to(portals.link),
+                is_shut_out: false,
+                id: NodeId::generate(),
+                site: SiteId::generate(),
+                number,
+                portals,
+                device: DeviceSpec {
+                    device: DeviceId::generate(),
+                    locator: Locator::File {
+                        path: folder.join(format!("device-{number}")).to_str().unwrap().into(),
+                        size_bytes: 256 << 20,
+                    },
+                    extent_bytes: EXTENT,
+                    adopted: false,
+                    overwrite: false,
                 },
-                extent_bytes: EXTENT,
-                adopted: false,
-                overwrite: false,
-            },
-            next_extent: 0,
-            to_node: None,
-            groups: BTreeMap::new(),
-            links: vec![],
-            hellos: vec![],
+                next_extent: 0,
+                to_node: None,
+                groups: BTreeMap::new(),
+                links: vec![],
+                hellos: vec![],
+            }
         };
         let state = State {
             cluster: ClusterId::generate(),
@@ -113,7 +121,6 @@ impl Control {
             joined: vec![],
             escalations: vec![],
             link_secret: "5a".repeat(32),
-            is_deciding: true,
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -179,6 +186,10 @@ impl Control {
         self.change(|state| match message {
             FromNode::Hello(hello) => {
                 let index = state.nodes.iter().position(|node| node.id == hello.node).unwrap();
+                if state.nodes[index].is_shut_out {
+                    let cause = "shut out".into();
+                    return sender.send(ToNode::Goodbye { cause }).unwrap();
+                }
                 *node = Some(index);
                 state.nodes[index].to_node = Some(sender.clone());
                 state.nodes[index].hellos.push(hello);
@@ -186,6 +197,8 @@ impl Control {
                 let spec = state.spec(index, true);
                 sender.send(ToNode::Spec(Box::new(spec))).unwrap();
             }
+            // What a node that is shut out still says.
+            _ if node.is_none_or(|node| state.nodes[node].is_shut_out) => {}
             FromNode::Status(status) => {
                 let node = &mut state.nodes[node.unwrap()];
                 node.links = status.links;
@@ -396,7 +409,7 @@ impl State {
             }
             Escalation::DetachSide { group, epoch, site, cause } => {
                 let spec = &self.groups[group];
-                if spec.epoch != *epoch || spec.owner != from || !self.is_deciding {
+                if spec.epoch != *epoch || spec.owner != from {
                     return refused("stale-epoch");
                 }
                 let (group, site, cause) = (*group, *site, cause.clone());
@@ -441,6 +454,15 @@ impl State {
         let cause = "as the test wants it".into();
         let stream = self.nodes[node].to_node.take();
         stream.unwrap().send(ToNode::Goodbye { cause }).unwrap();
+    }
+
+    /// Cuts a node off from everything but its hosts, or ends that.
+    pub(crate) fn isolate(&mut self, node: usize, isolated: bool) {
+        self.nodes.iter().for_each(|node| node.wire.cut(isolated));
+        self.nodes[node].is_shut_out = isolated;
+        if isolated {
+            self.hang_up(node);
+        }
     }
 
     /// Sends everyone the whole spec as it stands.
@@ -491,7 +513,7 @@ impl State {
             node: node.id,
             site: node.site,
             number: node.number,
-            portals: node.portals,
+            portals: Portals { link: node.wire.address, ..node.portals },
         };
         NodeFacts {
             node: node.id,
