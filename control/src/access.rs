@@ -39,7 +39,12 @@ pub struct NoRandomness {
 
 /// Whether a text is the one that a verifier was made of; takes the same time either way.
 pub(crate) fn proves(text: &str, verifier: &Hash) -> bool {
-    Hash::of(text.as_bytes()).0.ct_eq(&verifier.0).into()
+    is_same(&Hash::of(text.as_bytes()), verifier)
+}
+
+/// Compares two verifiers in the same time whether they are equal or not.
+pub(crate) fn is_same(one: &Hash, other: &Hash) -> bool {
+    one.0.ct_eq(&other.0).into()
 }
 
 /// The token of an `Authorization: Bearer` header (RFC 6750 §2.1).

@@ -9,9 +9,9 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
-use voute_schemas::CredentialId;
 use voute_schemas::commit::Actor;
 use voute_schemas::event::Role;
+use voute_schemas::{CredentialId, Hash};
 
 /// What a route asks of its caller.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +68,11 @@ fn identify(app: &App, request: &Request) -> Result<Caller, Failure> {
     })?;
     let source =
         request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.0.ip());
+    let presented = Hash::of(token.as_bytes());
     let found = app.service.read(|view| {
         let credentials = view.state.credentials();
         credentials
-            .filter(|(_, credential)| access::proves(token, &credential.verifier))
+            .filter(|(_, credential)| access::is_same(&presented, &credential.verifier))
             .map(|(id, credential)| Caller {
                 credential: id,
                 name: credential.name.to_string(),

@@ -9,7 +9,7 @@ use crate::service::{Context, Done, Unanswered};
 use axum::Json;
 use axum::http::StatusCode;
 use voute_schemas::commit::Outcome;
-use voute_schemas::{Command, Commit, Event, Sequence};
+use voute_schemas::{Command, Commit, CorrelationId, Event, Sequence};
 
 /// What changing handlers answer.
 pub(super) type ChangeAnswer = Result<Json<Changed>, Failure>;
@@ -26,6 +26,12 @@ impl App {
     ) -> ChangeAnswer {
         let Change { body, query, context } = change;
         let state = self.service.state();
+        // Before anything is looked up: what the request names may be gone because it succeeded.
+        if let Some(key) = context.idempotency_key.as_deref().filter(|_| !query.plan)
+            && let Some(used) = state.key_use(&context.actor, key)
+        {
+            return self.repeat(used.sequence, context.correlation, key).await;
+        }
         let command = match command(&state, body) {
             Ok(command) => command,
             Err(failure) if query.plan => return Err(failure),
@@ -45,16 +51,27 @@ impl App {
                 Err(refused(code, message, sequence))
             }
             Ok(Done::Repeated { sequence }) => {
-                let commit = self.commit(sequence).await?;
-                if commit.correlation != correlation {
-                    return Err(key_reused(&key.unwrap_or_default(), sequence));
-                }
-                repeated(sequence, commit)
+                self.repeat(sequence, correlation, &key.unwrap_or_default()).await
             }
             Ok(Done::Escalated { .. }) => {
                 Err(Failure::internal(&"a command was answered as an escalation"))
             }
             Err(unanswered) => Err(failed(&unanswered)),
+        }
+    }
+
+    /// Answers a key that was used by this commit, if it was by the same request.
+    async fn repeat(
+        &self,
+        sequence: Sequence,
+        correlation: CorrelationId,
+        key: &str,
+    ) -> ChangeAnswer {
+        let commit = self.commit(sequence).await?;
+        if commit.correlation == correlation {
+            repeated(sequence, commit)
+        } else {
+            Err(key_reused(key, sequence))
         }
     }
 
@@ -76,12 +93,9 @@ impl App {
 
     /// Records a request that named what is not there.
     async fn refuse(&self, context: Context, name: &str, mut failure: Failure) -> Failure {
-        if context.idempotency_key.is_none() {
-            let Failure { problem, .. } = &failure;
-            let (code, message) = (problem.code.clone(), problem.message.clone());
-            failure.problem.sequence =
-                self.service.record_refusal(context, name.to_owned(), &code, message).await;
-        }
+        let (code, message) = (failure.problem.code.clone(), failure.problem.message.clone());
+        failure.problem.sequence =
+            self.service.record_refusal(context, name.to_owned(), &code, message).await;
         failure
     }
 

@@ -27,6 +27,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Silence after which a stream is closed: the node has long counted as lost by then.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// Specs of more groups are written as JSON on a thread that may be busy for long.
+const GROUPS_WRITTEN_HERE: usize = 500;
 /// How long one message may take to be sent.
 const SEND_WITHIN: Duration = Duration::from_secs(15);
 
@@ -127,13 +129,20 @@ async fn receive_hello(source: &mut SplitStream<WebSocket>, node: NodeId) -> Res
 }
 
 async fn say_goodbye(sink: &mut SplitSink<WebSocket, Message>, cause: String) {
-    let _ = send(sink, &ToNode::Goodbye { cause }).await;
+    let _ = send(sink, ToNode::Goodbye { cause }).await;
     let closing = Message::Close(None::<CloseFrame>);
     let _ = tokio::time::timeout(SEND_WITHIN, sink.send(closing)).await;
 }
 
-async fn send(sink: &mut SplitSink<WebSocket, Message>, message: &ToNode) -> Result<(), String> {
-    let text = serde_json::to_string(message).map_err(|error| error.to_string())?;
+async fn send(sink: &mut SplitSink<WebSocket, Message>, message: ToNode) -> Result<(), String> {
+    let is_large =
+        matches!(&message, ToNode::Spec(spec) if spec.groups.len() > GROUPS_WRITTEN_HERE);
+    let write = move || serde_json::to_string(&message).map_err(|error| error.to_string());
+    let text = if is_large {
+        tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())??
+    } else {
+        write()?
+    };
     if text.len() > MESSAGE_BYTES_MAX {
         return Err(format!(
             "a message of {} bytes is longer than the contract allows",
@@ -157,7 +166,7 @@ async fn send_all(
 ) -> String {
     match spec::full(app, node).await {
         Ok(Some(spec)) => {
-            if let Err(cause) = send(sink, &ToNode::Spec(Box::new(spec))).await {
+            if let Err(cause) = send(sink, ToNode::Spec(Box::new(spec))).await {
                 return cause;
             }
         }
@@ -206,10 +215,10 @@ async fn send_news(
         let delta = delta.map_err(|error| format!("its spec cannot be proven: {error}"))?;
         if let Some(delta) = delta {
             app.observed.forget_groups(node, &delta.removed_groups);
-            send(sink, &ToNode::Spec(Box::new(delta))).await?;
+            send(sink, ToNode::Spec(Box::new(delta))).await?;
         }
     }
-    for message in &news.outbox {
+    for message in news.outbox {
         send(sink, message).await?;
     }
     Ok(())

@@ -111,6 +111,23 @@ async fn a_repeated_request_gets_the_first_answer_and_has_no_second_effect() {
 }
 
 #[tokio::test]
+async fn a_repeated_removal_gets_the_first_answer_though_the_thing_is_gone() {
+    let control = with_sites().await;
+    let key = [("idempotency-key", "away")];
+    let first = control.send("DELETE", "/v1/sites/north", &key, None).await;
+    let second = control.send("DELETE", "/v1/sites/north", &key, None).await;
+    assert_eq!((first.status, second.status), (200, 200), "{}", second.text);
+    assert_eq!(first.body["sequence"], second.body["sequence"]);
+    // One that named nothing stays refused under its key, even if the thing comes to be.
+    let key = [("idempotency-key", "early")];
+    let first = control.send("DELETE", "/v1/sites/west", &key, None).await;
+    control.create("/v1/sites", json!({"name": "west", "kind": "Data"})).await;
+    let second = control.send("DELETE", "/v1/sites/west", &key, None).await;
+    assert_eq!((first.status, second.status), (404, 404));
+    assert_eq!(first.body["sequence"], second.body["sequence"]);
+}
+
+#[tokio::test]
 async fn a_repeated_refusal_is_the_same_refusal() {
     let control = with_sites().await;
     let key = [("idempotency-key", "twice")];
