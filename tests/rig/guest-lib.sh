@@ -22,7 +22,7 @@ write_jobs() {
     shift 3
     {
         printf '[global]\nfilename=%s\nioengine=libaio\ndirect=1\nrw=randwrite\niodepth=4\n' "$device"
-        printf 'verify=crc32c\nverify_backlog=32\nverify_fatal=1\nverify_dump=0\ntime_based\nruntime=%s\nsize=8m\n' "$seconds"
+        printf 'verify=crc32c\nverify_backlog=32\nverify_fatal=1\nverify_dump=0\nverify_state_save=0\ntime_based\nruntime=%s\nsize=8m\n' "$seconds"
         for bytes in "$@"; do
             printf '[%s]\nbs=%s\noffset=%sm\n' "$bytes" "$bytes" "$at"
             at=$((at + 8))

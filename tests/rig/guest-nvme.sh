@@ -11,7 +11,7 @@ live_paths() { [ "$(nvme_paths "$NQN" | grep -c ' live ')" = "$1" ]; }
 disk_of() {
     local block
     for block in /sys/block/"$(basename "${1%n*}")"n*; do
-        [ "$(cat "$block/nsid")" = "$2" ] && echo "/dev/$(basename "$block")"
+        if [ "$(cat "$block/nsid")" = "$2" ]; then echo "/dev/$(basename "$block")"; fi
     done
 }
 # ana NUMBER: the states of a device's paths, in words, sorted.

@@ -17,15 +17,29 @@ RIG_SUITE=${1:-bookworm} "$VOUTE_RIG/guest-run" --net "ns:$NS" --name $GUEST_NAM
 kill -TERM $capturer
 wait $capturer || true
 
-dissect() { tshark -r "$capture" -o nvme-tcp.check_hdgst:TRUE -o nvme-tcp.check_ddgst:TRUE "$@" 2>/dev/null; }
+dissect() { tshark -r "$capture" -o nvme-tcp.check_hdgst:TRUE -o nvme-tcp.check_ddgst:TRUE "$@" 2> >(grep -v '^Running as user' >&2); }
 count() { dissect -Y "$1" -T fields -e frame.number | wc -l; }
 for kind in nvme-tcp iscsi; do
     [ "$(count "$kind")" -gt 100 ] || fail "tshark found no $kind in the capture"
 done
-bad=$(count '_ws.malformed || _ws.expert.severity == "Error"')
-[ "$bad" = 0 ] || { dissect -Y '_ws.malformed || _ws.expert.severity == "Error"' | head -20; fail "$bad frames are malformed or wrong"; }
+# Two dissectors of tshark 4.0 fail on sound bytes: INQUIRY of which the host asked four bytes only
+# (Linux asks for a page's header first), and the error log of one entry (it reads 66 bytes of 64).
+wrong='(_ws.expert.group == "Malformed" || _ws.expert.severity == "Error")'
+wrong+=' && !(scsi_sbc.opcode == 0x12 && iscsi.datasegmentlength == 4) && !nvme.cmd.get_logpage.errinf.errcnt'
+bad=$(count "$wrong")
+[ "$bad" = 0 ] || { dissect -Y "$wrong" | head -20; fail "$bad frames are malformed or wrong"; }
 dissect -Y 'nvme-tcp || iscsi' -V >"$RUN/dissected"
-! grep -nE 'Unknown|Malformed|\[incorrect|Bad digest|should be 0x' "$RUN/dissected" | head -20 | grep . || fail "tshark does not understand these fields"
+# What it has no name for, all of it standard: SPC-4's extended INQUIRY page, REPORT TARGET PORT
+# GROUPS and 04/0B (standby); NVMe 2.0's identify of command sets, discovery subtype 3 and Verify; and
+# the zeros after the ANA log, which nvme-cli reads in pieces of 4 KiB.
+nameless='Page(:| Code:) Unknown \(0x0*86\)|Service Action: Unknown \(0x0a\)|Unknown \(0x040b\)'
+nameless+='|Command Set Selected: Unknown \(0x6\)|\(CNS\): Unknown \(0x0[56]\)|SUBTYPE\): Unknown \(0x03\)'
+nameless+='|Opcode: 0x0c Unknown|Access State: Unknown \(0x0\)'
+unknown=$(grep -E 'Unknown|Unassigned|\[incorrect|Bad CRC|Digest Status: Bad' "$RUN/dissected" | grep -vE "$nameless" | sort | uniq -c || true)
+[ -z "$unknown" ] || { echo "$unknown"; fail "tshark does not understand these fields"; }
+good=$(grep -cE 'Digest Status: Good|Good CRC32' "$RUN/dissected" || true)
+[ "$good" -gt 100 ] || fail "only $good digests were checked"
+say "$good digests checked, all good"
 for kind in $(seq 0 9); do
     say "NVMe/TCP PDU type $kind: $(count "nvme-tcp.type == $kind") frames"
 done
