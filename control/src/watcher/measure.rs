@@ -2,6 +2,7 @@
 
 use super::{Now, Proposal, Watcher, milliseconds};
 use crate::domain::State;
+use crate::domain::state::Failover;
 use crate::observed::Nodes;
 use std::time::Duration;
 use voute_schemas::command::Command;
@@ -24,7 +25,6 @@ pub(crate) struct UnderWay {
     commit_took: Duration,
     committed_at: Duration,
     serving_since: Option<Duration>,
-    proposed: bool,
 }
 
 impl Watcher {
@@ -50,26 +50,23 @@ impl Watcher {
             commit_took: took,
             committed_at: now,
             serving_since: None,
-            proposed: false,
         };
         self.failovers.insert(*failover, under_way);
     }
 
-    /// Records failovers that came to their end.
+    /// Records failovers that came to their end, whoever decided them.
     pub(super) fn measure(&mut self, state: &State, nodes: &Nodes, now: Now) -> Vec<Proposal> {
-        let mut proposals = Vec::new();
-        self.failovers.retain(|id, under_way| {
-            let is_recorded = state.failover(*id).is_none_or(|it| it.phases.is_some());
-            if is_recorded || under_way.proposed {
-                return false;
+        self.failovers.retain(|id, _| state.failover(*id).is_some_and(|it| it.phases.is_none()));
+        for (id, failover) in state.failovers() {
+            let is_news = failover.phases.is_none() && !self.failovers.contains_key(&id);
+            if is_news && failover.moved > 0 {
+                self.failovers.insert(id, UnderWay::of(state, failover, now.since_start));
             }
-            if let Some(proposal) = under_way.assess(*id, state, nodes, now.since_start) {
-                under_way.proposed = true;
-                proposals.push(proposal);
-            }
-            true
-        });
-        proposals
+        }
+        let assess = |(id, under_way): (&FailoverId, &mut UnderWay)| {
+            under_way.assess(*id, state, nodes, now.since_start)
+        };
+        self.failovers.iter_mut().filter_map(assess).collect()
     }
 }
 
@@ -81,6 +78,21 @@ fn moved(event: &Event) -> Option<(GroupId, NodeId)> {
 }
 
 impl UnderWay {
+    /// One that another decided, or this watcher before its process restarted: how long its commit
+    /// took is not known.
+    fn of(state: &State, failover: &Failover, now: Duration) -> Self {
+        let moved_then =
+            state.groups().filter(|(_, group)| group.epoch.sequence == failover.decided);
+        UnderWay {
+            sequence: failover.decided,
+            evidence: failover.evidence.clone(),
+            moved: moved_then.map(|(id, group)| (id, group.owner)).collect(),
+            commit_took: Duration::ZERO,
+            committed_at: now,
+            serving_since: None,
+        }
+    }
+
     fn assess(
         &mut self,
         id: FailoverId,

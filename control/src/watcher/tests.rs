@@ -248,6 +248,7 @@ fn a_lost_site_fails_over_once_its_other_side_attests() {
     assert!(matches!(events[1], Event::OwnerMoved { to, .. } if to == world.nodes[1]));
     assert_eq!(events.len(), 2);
     world.says(world.nodes[1], true);
+    world.take_only("RecordFailover");
     assert!(world.assess().is_empty(), "a site fails over once");
 }
 
@@ -351,6 +352,29 @@ fn phases_are_recorded_once_the_new_owner_serves() {
     };
     assert_eq!(*phases, expected);
     assert!(world.assess().is_empty());
+}
+
+#[test]
+fn a_failover_that_this_watcher_did_not_decide_is_measured_too() {
+    let mut world = World::new(FailoverMode::Manual);
+    world.lose_first();
+    world.take_only("ReportSiteCondition");
+    let attested = attested(&world.state, &world.observed, world.sites[0], |_| true);
+    let evidence = FailoverEvidence {
+        condition: SiteCondition::Lost,
+        observed: "told by a person".into(),
+        first_sign_unix_ms: 0,
+        decided_unix_ms: 7,
+        left_behind: vec![],
+        left_behind_total: 0,
+    };
+    let (failover, site) = (FailoverId::generate(), world.sites[0]);
+    world.give(Command::FailOverSite { failover, site, evidence, attested });
+    assert!(world.assess().is_empty());
+    world.says(world.nodes[1], false);
+    let events = world.take_only("RecordFailover");
+    assert!(matches!(&events[0], Event::FailoverMeasured { failover: it, phases }
+        if *it == failover && phases.groups == 1 && phases.detection_ms == 7));
 }
 
 #[test]
