@@ -20,10 +20,9 @@ use crate::negotiation::Parameters;
 use crate::pdu::{self, Digests, Header, RESERVED_TAG, opcode, reject, serial_before};
 use crate::request::{Operation, Outcome, Request, Tag};
 use crate::scsi::cdb::Cdb;
-use crate::scsi::command::{self, Context, Effect, Plan, Refusal, Work};
-use crate::scsi::opcodes::{self, Guard};
-use crate::scsi::{Nexus, Sense, status};
-use crate::session::{Mail, Session};
+use crate::scsi::command::{self, Context, Plan, Refusal, Work};
+use crate::scsi::{Attention, Sense, status};
+use crate::session::{self, Mail, Session};
 use crate::target::{Directory, Portal, Target};
 use crate::task::{Answer, Stage, Task, Tasks};
 use management::PendingAnswer;
@@ -32,6 +31,7 @@ use std::sync::Arc;
 use text_request::TextAnswer;
 use units::Units;
 use voute_buffer::Buffer;
+use voute_reservation::Nexus;
 
 /// Commands that a host may have under way.
 pub(crate) const COMMAND_WINDOW: u32 = 128;
@@ -71,11 +71,8 @@ pub(crate) struct FullFeature {
 impl FullFeature {
     pub(crate) fn new(target: Arc<Target>, portal: Portal, entered: Entered) -> Self {
         let nexus = match &entered.session {
-            Some(session) => session.nexus(),
-            None => Nexus {
-                initiator_port: entered.initiator.to_string(),
-                relative_port: portal.relative_port,
-            },
+            Some(session) => session.nexus().clone(),
+            None => session::nexus(&entered.initiator, [0; 6], portal.relative_port),
         };
         let mut full = FullFeature {
             digests: entered.parameters.digests(),
@@ -305,13 +302,14 @@ impl FullFeature {
             is_immediate: header.is_immediate(),
             lun: command::decode_lun(header.lun_field()).unwrap_or(u16::MAX),
             volume: crate::VolumeKey(0),
-            guard: Guard::Identity,
             stage: Stage::Waiting,
             expected_in: if reads { expected } else { 0 },
             expected_out,
             length_out: 0,
             wanted: 0,
             allocation: 0,
+            report: None,
+            reserves: false,
             buffer: None,
             received: 0,
             requested: 0,
@@ -354,7 +352,6 @@ impl FullFeature {
             }
             return Err(Sense::from(attention).into());
         }
-        task.guard = opcodes::check(cdb, unit.view.thin)?.guard;
         let context = Context {
             view: &unit.view,
             shared: &unit.shared,
@@ -373,9 +370,14 @@ impl FullFeature {
         task.stage = match plan {
             Ok(Plan::Good) => Stage::Answered(Answer::Status(status::GOOD, None)),
             Ok(Plan::Respond(data)) => Stage::Answered(Answer::Data(data)),
-            Ok(Plan::Tell(effects)) => {
-                told = Some((task.volume, effects));
+            Ok(Plan::TellOthers(attention)) => {
+                told = Some((task.volume, attention));
                 Stage::Answered(Answer::Status(status::GOOD, None))
+            }
+            Ok(Plan::SubmitReport { action, allocation }) => {
+                (task.report, task.allocation) = (Some(action), allocation);
+                let report = Operation::Reservation(voute_reservation::Request::Report);
+                Stage::Ready(Work::Operation(report))
             }
             Ok(Plan::Submit(work)) => Stage::Ready(work),
             Ok(Plan::SubmitAllocation { lba, blocks, allocation }) => {
@@ -390,36 +392,15 @@ impl FullFeature {
                 Stage::Answered(Answer::Status(status::RESERVATION_CONFLICT, None))
             }
         };
-        if let Some((volume, effects)) = told {
-            self.tell(slot, volume, effects);
+        if let Some((volume, attention)) = told {
+            self.tell_others(volume, attention);
         }
     }
 
-    /// Lets other sessions know.
-    fn tell(&mut self, slot: usize, volume: crate::VolumeKey, effects: Vec<Effect>) {
-        let Some(session) = self.session.clone() else { return };
-        let token = Arc::new(());
-        for effect in effects {
-            self.target.for_other_sessions(&session, |other| match &effect {
-                Effect::AttendOthers(attention) => other.post(Mail::Attention(volume, *attention)),
-                Effect::Attend(registrant, attention) if registrant.is(&other.nexus()) => {
-                    other.post(Mail::Attention(volume, *attention));
-                }
-                Effect::Abort(registrant)
-                    if registrant.is(&other.nexus()) && other.outstanding() > 0 =>
-                {
-                    other.post(Mail::Abort(volume, token.clone()));
-                }
-                Effect::Attend(..) | Effect::Abort(_) => {}
-            });
-        }
-        // PREEMPT AND ABORT is answered once the victims' requests have ended.
-        if Arc::strong_count(&token) > 1
-            && let Some(task) = self.tasks.get_mut(slot)
-        {
-            task.stage = Stage::Waiting;
-            self.pending.push(PendingAnswer::Command { slot_tag: self.tasks.tag(slot), token });
-        }
+    fn tell_others(&self, volume: crate::VolumeKey, attention: Attention) {
+        let Some(session) = &self.session else { return };
+        self.target
+            .for_other_sessions(session, |other| other.post(Mail::Attention(volume, attention)));
     }
 
     /// Moves a task on that has its data, or needs none.
@@ -512,12 +493,6 @@ impl FullFeature {
                 return None;
             }
             self.ready.pop_front();
-            // Only now, with the request counted: a preemption either sees it or is seen by it.
-            if unit.shared.conflicts(&self.nexus, task.guard) {
-                session.end_request();
-                self.answer_status(slot, status::RESERVATION_CONFLICT, None, output);
-                continue;
-            }
             return self.surface(slot, bytes);
         }
         None
@@ -544,10 +519,13 @@ impl FullFeature {
                 return None;
             }
         };
+        task.reserves =
+            matches!(operation, Operation::Reservation(voute_reservation::Request::ReserveLegacy));
         task.surfaced_bytes = bytes;
         self.surfaced_bytes += bytes;
         self.surfaced += 1;
-        Some(Request { tag, volume: task.volume, host: self.initiator.clone(), operation })
+        let (host, nexus) = (self.initiator.clone(), self.nexus.clone());
+        Some(Request { tag, volume: task.volume, host, nexus, operation })
     }
 
     pub(crate) fn complete(
@@ -565,6 +543,10 @@ impl FullFeature {
         self.surfaced -= 1;
         self.surfaced_bytes -= task.surfaced_bytes;
         let task_is_aborted = task.is_aborted;
+        let has_ended = self.session.as_ref().is_none_or(|session| session.has_ended());
+        if task.reserves && (is_closing || has_ended) {
+            self.target.wish(task.volume, &self.nexus, voute_reservation::Request::NexusLost);
+        }
         task.surfaced_bytes = 0;
         if task_is_aborted || is_closing {
             self.remove(slot);

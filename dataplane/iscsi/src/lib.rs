@@ -37,5 +37,5 @@ pub use request::{
 };
 pub use target::{
     AluaState, Authentication, Chap, Credential, Directory, HostView, LunView, Portal, PortalId,
-    Target, TargetConfig, TargetPortGroup,
+    ReservationWish, Target, TargetConfig, TargetPortGroup,
 };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use voute_buffer::Buffer;
+use voute_reservation::{Access, Nexus, Refusal, Reservations};
 
 /// Names a volume to whoever serves it; opaque here, taken from the LUN's view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +36,8 @@ pub struct Request {
     pub volume: VolumeKey,
     /// The initiator's iSCSI name.
     pub host: Arc<str>,
+    /// By which reservations know the asker.
+    pub nexus: Nexus,
     /// What to do.
     pub operation: Operation,
 }
@@ -139,9 +142,26 @@ pub enum Operation {
         /// Number of blocks that the answer may cover, at least 1.
         blocks: u32,
     },
+    /// Ask for, change or tell the volume's reservations. A change is to be on every in-sync leg before
+    /// it is answered, by [`Outcome::Done`] or, for a report, [`Outcome::Reservations`]; a preemption
+    /// that aborts, when no write of its victims is under way any more.
+    Reservation(voute_reservation::Request),
 }
 
 impl Operation {
+    /// By what reservations of others forbid the operation. Requests about reservations themselves
+    /// are judged by what they ask for.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        match self {
+            Operation::Reservation(_) => Access::Identity,
+            // As a write: SPC-4 table 64 names SYNCHRONIZE CACHE among them.
+            Operation::Flush => Access::Write,
+            other if other.changes_data() => Access::Write,
+            _ => Access::Read,
+        }
+    }
+
     /// Whether the operation may change what the volume holds.
     #[must_use]
     pub fn changes_data(&self) -> bool {
@@ -156,7 +176,8 @@ impl Operation {
             | Operation::Flush
             | Operation::Verify { .. }
             | Operation::Compare { .. }
-            | Operation::AllocationStatus { .. } => false,
+            | Operation::AllocationStatus { .. }
+            | Operation::Reservation(_) => false,
         }
     }
 }
@@ -181,6 +202,8 @@ pub enum Outcome {
     Data(Buffer),
     /// Done; extents in ascending order, adjoining, the first of which holds the asked block.
     Allocation(Vec<AllocationExtent>),
+    /// Done; the volume's reservations, to a report.
+    Reservations(Arc<Reservations>),
     /// The comparison found a difference; nothing was written by a compare-and-write.
     Miscompare {
         /// Byte offset of the first difference in the compared data.
@@ -226,6 +249,8 @@ pub enum Failure {
     },
     /// The volume's server does not do this operation: 20/00.
     Unsupported,
+    /// A reservation forbids it, or a request about reservations was refused.
+    Reservation(Refusal),
     /// The outcome is unknown; the host must retry: ABORTED COMMAND 0B/00.
     Aborted,
 }

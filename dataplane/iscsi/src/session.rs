@@ -2,9 +2,10 @@
 //! requests are with their volumes, and the messages left for it.
 
 use crate::request::VolumeKey;
-use crate::scsi::{Attention, Nexus};
+use crate::scsi::Attention;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use voute_reservation::{InitiatorPort, Nexus};
 
 /// Most messages left unread: beyond it, further unit attentions are dropped. Aborts never are, since
 /// their senders count on them; each sender has a bounded number under way.
@@ -31,6 +32,7 @@ pub(crate) enum Mail {
 pub(crate) struct Session {
     pub(crate) key: SessionKey,
     pub(crate) tsih: u16,
+    nexus: Nexus,
     outstanding: AtomicUsize,
     ended: AtomicBool,
     has_mail: AtomicBool,
@@ -39,8 +41,10 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(key: SessionKey, tsih: u16) -> Self {
+        let nexus = nexus(&key.initiator, key.isid, key.relative_port);
         Session {
             key,
+            nexus,
             tsih,
             outstanding: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
@@ -50,11 +54,8 @@ impl Session {
     }
 
     /// The I_T nexus, as reservations name it.
-    pub(crate) fn nexus(&self) -> Nexus {
-        Nexus {
-            initiator_port: initiator_port(&self.key.initiator, self.key.isid),
-            relative_port: self.key.relative_port,
-        }
+    pub(crate) fn nexus(&self) -> &Nexus {
+        &self.nexus
     }
 
     /// No further request may be surfaced. What was surfaced goes on to its end.
@@ -106,8 +107,8 @@ impl Session {
     }
 }
 
-/// The initiator port's name: `name,i,0x` and the ISID (RFC 7143 §4.2.7.1).
-pub(crate) fn initiator_port(name: &str, isid: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = isid;
-    format!("{name},i,0x{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
+/// The I_T nexus of an initiator that is logged in.
+pub(crate) fn nexus(initiator: &str, isid: [u8; 6], relative_port: u16) -> Nexus {
+    let port = InitiatorPort::new(initiator, isid).expect("login checks the length of the name");
+    Nexus::Scsi { port, relative_port }
 }

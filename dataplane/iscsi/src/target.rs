@@ -6,11 +6,12 @@
 
 use crate::request::VolumeKey;
 use crate::scsi::SharedUnit;
-use crate::session::{Session, SessionKey};
+use crate::session::{Mail, Session, SessionKey};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use voute_reservation::{Effect, Nexus, Request, Reservations};
 
 /// Most sessions on one node.
 pub(crate) const SESSIONS_MAX: usize = 4096;
@@ -183,6 +184,20 @@ pub struct Target {
     challenges: AtomicU64,
     registry: Mutex<Registry>,
     units: Mutex<HashMap<VolumeKey, Arc<SharedUnit>>>,
+    wishes: Mutex<Vec<ReservationWish>>,
+    has_wishes: AtomicBool,
+}
+
+/// A request about a volume's reservations that no command asks for, hence none is answered: a
+/// session or a unit's state ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationWish {
+    /// Which volume.
+    pub volume: VolumeKey,
+    /// On whose behalf.
+    pub nexus: Nexus,
+    /// What.
+    pub request: Request,
 }
 
 #[derive(Default)]
@@ -211,6 +226,8 @@ impl Target {
             challenges: AtomicU64::new(0),
             registry: Mutex::default(),
             units: Mutex::default(),
+            wishes: Mutex::default(),
+            has_wishes: AtomicBool::new(false),
         })
     }
 
@@ -226,8 +243,48 @@ impl Target {
     fn forget_units(&self, directory: &Directory) {
         let offered: HashSet<VolumeKey> =
             directory.hosts.values().flat_map(|host| &host.luns).map(|view| view.volume).collect();
-        lock(&self.units)
-            .retain(|volume, unit| offered.contains(volume) || Arc::strong_count(unit) > 1);
+        lock(&self.units).retain(|volume, unit| {
+            offered.contains(volume) || Arc::strong_count(unit) > 1 || unit.is_reserved()
+        });
+    }
+
+    /// Publishes a volume's reservations and tells the sessions that a change concerns. To be called
+    /// before the change is answered, and with what a new owner begins with; where the volume is owned
+    /// no more, with none.
+    pub fn set_reservations(
+        &self,
+        volume: VolumeKey,
+        state: Arc<Reservations>,
+        effects: &[Effect],
+    ) {
+        self.unit(volume).set_reservations(state);
+        if effects.is_empty() {
+            return;
+        }
+        for session in lock(&self.registry).sessions.values() {
+            for effect in effects.iter().filter(|effect| effect.to.covers(session.nexus())) {
+                session.post(Mail::Attention(volume, effect.notice.into()));
+                if effect.aborts && session.outstanding() > 0 {
+                    // Nobody waits for the token: the volume knows itself when writes have ended.
+                    session.post(Mail::Abort(volume, Arc::new(())));
+                }
+            }
+        }
+    }
+
+    /// What is wished of reservations since this was last called. To be called whenever connections
+    /// were given bytes, completions or ticks; one atomic when there is nothing. There is at most one
+    /// wish for each RESERVE and its end.
+    pub fn take_reservation_wishes(&self) -> Vec<ReservationWish> {
+        if !self.has_wishes.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *lock(&self.wishes))
+    }
+
+    pub(crate) fn wish(&self, volume: VolumeKey, nexus: &Nexus, request: Request) {
+        lock(&self.wishes).push(ReservationWish { volume, nexus: nexus.clone(), request });
+        self.has_wishes.store(true, Ordering::Release);
     }
 
     /// What is offered now.
@@ -310,9 +367,9 @@ impl Target {
 
     fn release_legacy_reservations(&self, session: &Session) {
         let nexus = session.nexus();
-        for unit in lock(&self.units).values() {
-            if unit.is_reserved() {
-                unit.reservations().nexus_lost(&nexus);
+        for (volume, unit) in lock(&self.units).iter().filter(|(_, unit)| unit.is_reserved()) {
+            if unit.reservations().legacy_holder() == Some(nexus) {
+                self.wish(*volume, nexus, Request::NexusLost);
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use crate::request::{Tag, VolumeKey};
 use crate::scsi::command::{Then, Work};
-use crate::scsi::opcodes::Guard;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use voute_buffer::Buffer;
@@ -47,7 +46,6 @@ pub(crate) struct Task {
     pub(crate) is_immediate: bool,
     pub(crate) lun: u16,
     pub(crate) volume: VolumeKey,
-    pub(crate) guard: Guard,
     pub(crate) stage: Stage,
     /// Expected data transfer length in the direction that the flags name, bytes.
     pub(crate) expected_in: u32,
@@ -58,6 +56,10 @@ pub(crate) struct Task {
     pub(crate) wanted: u32,
     /// Allocation length of an answer made of extents.
     pub(crate) allocation: u32,
+    /// The service action of PERSISTENT RESERVE IN.
+    pub(crate) report: Option<u8>,
+    /// It is a RESERVE: should its session end before its answer comes, the reservation must too.
+    pub(crate) reserves: bool,
     pub(crate) buffer: Option<Buffer>,
     /// Data received in order up to here.
     pub(crate) received: u32,

@@ -4,7 +4,6 @@ mod harness;
 
 use harness::*;
 use std::sync::Arc;
-use std::time::Duration;
 use voute_iscsi::{
     AluaState, Authentication, CompletionStatus, Failure, InitiatorConfig, LunView, NotReady,
     Outcome, Target, TargetConfig, VolumeKey, parse_capacity,
@@ -214,20 +213,29 @@ fn reserve(wire: &mut Wire, action: u8, kind: u8, key: u64, action_key: u64) -> 
     wire.initiator.command(0, cdb, 0, &list).expect("window is open")
 }
 
-#[test]
-fn preempt_and_abort_is_answered_when_the_victims_writes_have_ended() {
-    let target = target();
-    let mut one = Wire::ready(&target, config(), 1);
-    let mut two =
-        Wire::ready(&target, InitiatorConfig { isid: [0x80, 0, 0, 0, 0, 2], ..config() }, 2);
-    for (wire, key) in [(&mut one, 1), (&mut two, 2)] {
+fn other() -> InitiatorConfig {
+    InitiatorConfig { isid: [0x80, 0, 0, 0, 0, 2], ..config() }
+}
+
+/// Two sessions on one volume, registered with the keys 1 and 2.
+fn registered() -> [Wire; 2] {
+    let (target, disk) = (target(), Arc::new(Disk::new(512, BLOCKS as usize)));
+    let mut wires =
+        [Wire::ready_on(&target, config(), 1, &disk), Wire::ready_on(&target, other(), 2, &disk)];
+    for (wire, key) in wires.iter_mut().zip(1..) {
         let task = reserve(wire, 0, 0, 0, key);
         assert_eq!(wire.wait(task).status, CompletionStatus::Good);
     }
+    wires
+}
+
+#[test]
+fn what_a_preempted_session_has_not_yet_sent_to_the_volume_never_gets_there() {
+    let [mut one, mut two] = registered();
     let task = reserve(&mut two, 1, 5, 2, 0);
     assert_eq!(two.wait(task).status, CompletionStatus::Good);
     two.keeps = true;
-    two.initiator.write(0, 0, &[1; 512], 512).expect("window is open");
+    let aborted = two.initiator.write(0, 0, &[1; 512], 512).expect("window is open");
     two.run();
     // One more write is received and planned, but not yet with its volume.
     two.initiator.write(0, 1, &[1; 512], 512).expect("window is open");
@@ -235,13 +243,12 @@ fn preempt_and_abort_is_answered_when_the_victims_writes_have_ended() {
     two.connection.receive(&bytes, two.now);
 
     let preempt = reserve(&mut one, 5, 5, 1, 2);
-    one.run();
-    assert!(one.initiator.next_completion().is_none());
+    assert_eq!(one.wait(preempt).status, CompletionStatus::Good);
     two.run();
     assert_eq!(two.kept.len(), 1, "the write that was not yet surfaced never is");
     two.release();
-    one.pass(Duration::from_millis(5));
-    assert_eq!(one.wait(preempt).status, CompletionStatus::Good);
+    let unanswered = std::iter::from_fn(|| two.initiator.next_completion());
+    assert!(unanswered.into_iter().all(|completion| completion.task != aborted), "it was aborted");
     let task = two.initiator.test_unit_ready(0).expect("window is open");
     assert_eq!(sense(&two.wait(task).status), (6, 0x2a05));
     assert_eq!(two.write(0, &[2; 512]), CompletionStatus::Status(0x18));
@@ -249,15 +256,107 @@ fn preempt_and_abort_is_answered_when_the_victims_writes_have_ended() {
 }
 
 #[test]
-fn a_legacy_reservation_ends_with_its_session() {
-    let target = target();
-    let mut one = Wire::ready(&target, config(), 1);
-    let mut two =
-        Wire::ready(&target, InitiatorConfig { isid: [0x80, 0, 0, 0, 0, 2], ..config() }, 2);
-    assert_eq!(one.command(&[0x16, 0, 0, 0, 0, 0], 0, &[]).status, CompletionStatus::Good);
+fn a_legacy_reservation_ends_with_its_session_or_a_reset() {
+    let (target, disk) = (target(), Arc::new(Disk::new(512, BLOCKS as usize)));
+    let mut one = Wire::ready_on(&target, config(), 1, &disk);
+    let mut two = Wire::ready_on(&target, other(), 2, &disk);
+    let reserve = [0x16, 0, 0, 0, 0, 0];
+    assert_eq!(one.command(&reserve, 0, &[]).status, CompletionStatus::Good);
     assert_eq!(two.read(0, 1).status, CompletionStatus::Status(0x18));
+    assert_eq!(two.command(&reserve, 0, &[]).status, CompletionStatus::Status(0x18));
+    let reset = two.initiator.manage(5, 0, None).expect("window is open");
+    two.wait(reset);
+    two.clear_attentions();
+    assert_eq!(two.read(0, 1).status, CompletionStatus::Good);
+    one.clear_attentions();
+    assert_eq!(one.command(&reserve, 0, &[]).status, CompletionStatus::Good);
     one.connection.disconnected();
     assert_eq!(two.read(0, 1).status, CompletionStatus::Good);
+}
+
+#[test]
+fn a_reservation_that_comes_too_late_for_its_session_ends_with_it() {
+    let (target, disk) = (target(), Arc::new(Disk::new(512, BLOCKS as usize)));
+    let mut one = Wire::ready_on(&target, config(), 1, &disk);
+    let mut two = Wire::ready_on(&target, other(), 2, &disk);
+    one.keeps = true;
+    let mut cdb = [0; 16];
+    cdb[0] = 0x16;
+    one.initiator.command(0, cdb, 0, &[]).expect("window is open");
+    one.run();
+    one.connection.disconnected();
+    let request = one.kept.pop_front().expect("surfaced");
+    one.execute(request);
+    assert_eq!(two.read(0, 1).status, CompletionStatus::Good);
+}
+
+fn reserve_in(wire: &mut Wire, action: u8) -> Vec<u8> {
+    let answer = wire.command(&[0x5e, action, 0, 0, 0, 0, 0, 4, 0, 0], 1024, &[]);
+    assert_eq!(answer.status, CompletionStatus::Good);
+    answer.data
+}
+
+#[test]
+fn persistent_reserve_in_tells_what_was_asked_for() {
+    let [mut one, mut two] = registered();
+    assert_eq!(reserve_in(&mut one, 2), [0, 8, 0x0d, 0x80, 0xea, 1, 0, 0]);
+    let mut keys = vec![0, 0, 0, 2, 0, 0, 0, 16];
+    keys.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
+    assert_eq!(reserve_in(&mut two, 0), keys);
+    assert_eq!(reserve_in(&mut two, 1), [0, 0, 0, 2, 0, 0, 0, 0]);
+    let task = reserve(&mut one, 1, 6, 1, 0);
+    assert_eq!(one.wait(task).status, CompletionStatus::Good);
+    let held = reserve_in(&mut two, 1);
+    assert_eq!(held[4..], [0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 6, 0, 0]);
+    let full = reserve_in(&mut two, 3);
+    let text = String::from_utf8_lossy(&full).into_owned();
+    assert!(text.contains(&format!("{HOST},i,0x800000000002")), "{text}");
+    assert_eq!((full[8 + 12], full[8 + 13], full[8 + 19]), (1, 6, 1), "holder, type, port");
+    // Persistence is told where it was asked for.
+    let mut list = [2u64.to_be_bytes(), 3u64.to_be_bytes()].concat();
+    list.extend([0, 0, 0, 0, 1, 0, 0, 0]);
+    let status = two.command(&[0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0], 0, &list).status;
+    assert_eq!(status, CompletionStatus::Good);
+    assert_eq!(reserve_in(&mut one, 2)[3], 0x81);
+}
+
+#[test]
+fn a_reservation_is_moved_to_the_port_that_is_named() {
+    let [mut one, mut two] = registered();
+    let task = reserve(&mut one, 1, 1, 1, 0);
+    assert_eq!(one.wait(task).status, CompletionStatus::Good);
+    assert_eq!(two.write(0, &[1; 512]), CompletionStatus::Status(0x18));
+    let mut name = format!("{HOST},i,0x800000000002").into_bytes();
+    name.resize((name.len() + 1).next_multiple_of(4), 0);
+    let mut list = [1u64.to_be_bytes(), 9u64.to_be_bytes()].concat();
+    list.extend([0, 0, 0, 1]);
+    list.extend((name.len() as u32 + 4).to_be_bytes());
+    list.extend([0x45, 0, 0, name.len() as u8]);
+    list.extend(name);
+    let cdb = [0x5f, 7, 0, 0, 0, 0, 0, 0, list.len() as u8, 0];
+    assert_eq!(one.command(&cdb, 0, &list).status, CompletionStatus::Good);
+    assert_eq!(two.write(0, &[1; 512]), CompletionStatus::Good);
+    assert_eq!(one.write(0, &[1; 512]), CompletionStatus::Status(0x18));
+    assert_eq!(sense(&two.command(&cdb[..9], 0, &[]).status), (5, 0x1a00), "a list cut short");
+}
+
+#[test]
+fn ports_that_are_named_are_registered_with_the_asker() {
+    let (target, disk) = (target(), Arc::new(Disk::new(512, BLOCKS as usize)));
+    let mut one = Wire::ready_on(&target, config(), 1, &disk);
+    let mut two = Wire::ready_on(&target, other(), 2, &disk);
+    let mut name = format!("{HOST},i,0x800000000002").into_bytes();
+    name.resize((name.len() + 1).next_multiple_of(4), 0);
+    let mut list = [0u64.to_be_bytes(), 7u64.to_be_bytes()].concat();
+    list.extend([0, 0, 0, 0, 8, 0, 0, 0]);
+    list.extend((name.len() as u32 + 4).to_be_bytes());
+    list.extend([0x45, 0, 0, name.len() as u8]);
+    list.extend(name);
+    let cdb = [0x5f, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0];
+    assert_eq!(one.command(&cdb, 0, &list).status, CompletionStatus::Good);
+    let task = reserve(&mut two, 1, 3, 7, 0);
+    assert_eq!(two.wait(task).status, CompletionStatus::Good, "it is registered already");
+    assert_eq!(one.read(0, 1).status, CompletionStatus::Status(0x18));
 }
 
 #[test]

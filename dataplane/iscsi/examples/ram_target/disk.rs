@@ -1,13 +1,17 @@
 //! A volume in memory that does everything a volume is asked for.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use voute_buffer::Buffer;
-use voute_iscsi::{AllocationExtent, BlockRange, Failure, Operation, Outcome};
+use voute_iscsi::{
+    AllocationExtent, BlockRange, Failure, Operation, Outcome, Request, ReservationWish, Target,
+};
+use voute_reservation::{Nexus, Reservations};
 
 /// A volume in memory.
 pub(crate) struct Disk {
     block_size: usize,
     blocks: Mutex<Blocks>,
+    reservations: Mutex<Arc<Reservations>>,
 }
 
 struct Blocks {
@@ -19,7 +23,32 @@ impl Disk {
     /// A volume of zeroes, nothing mapped.
     pub(crate) fn new(block_size: usize, blocks: usize) -> Self {
         let blocks = Blocks { bytes: vec![0; block_size * blocks], mapped: vec![false; blocks] };
-        Disk { block_size, blocks: Mutex::new(blocks) }
+        Disk { block_size, blocks: Mutex::new(blocks), reservations: Mutex::default() }
+    }
+
+    /// Carries out a request of a host, or refuses it for a reservation of another.
+    pub(crate) fn serve(&self, target: &Target, request: Request) -> Outcome {
+        let mut reservations = self.reservations.lock().unwrap_or_else(PoisonError::into_inner);
+        if reservations.conflicts(&request.nexus, request.operation.access()) {
+            return Outcome::Failed(Failure::Reservation(voute_reservation::Refusal::Conflict));
+        }
+        let Operation::Reservation(asked) = request.operation else {
+            // Under the lock: nothing is under way any more when a reservation changes.
+            return self.execute(request.operation);
+        };
+        match change(&mut reservations, target, request.volume, &request.nexus, &asked) {
+            Ok(()) if asked == voute_reservation::Request::Report => {
+                Outcome::Reservations(reservations.clone())
+            }
+            Ok(()) => Outcome::Done,
+            Err(refusal) => Outcome::Failed(Failure::Reservation(refusal)),
+        }
+    }
+
+    /// Does what nobody asked for by a command.
+    pub(crate) fn follow(&self, target: &Target, wish: &ReservationWish) {
+        let mut reservations = self.reservations.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = change(&mut reservations, target, wish.volume, &wish.nexus, &wish.request);
     }
 
     /// Carries out one operation, alone.
@@ -63,8 +92,23 @@ impl Disk {
                 blocks.write(lba, &data, self.block_size)
             }
             Operation::AllocationStatus { lba, blocks: count } => blocks.extents(lba, count),
+            Operation::Reservation(_) => Outcome::Failed(Failure::Unsupported),
         }
     }
+}
+
+fn change(
+    reservations: &mut Arc<Reservations>,
+    target: &Target,
+    volume: voute_iscsi::VolumeKey,
+    nexus: &Nexus,
+    request: &voute_reservation::Request,
+) -> Result<(), voute_reservation::Refusal> {
+    let mut next = Reservations::clone(reservations);
+    let effects = next.apply(nexus, request)?;
+    *reservations = Arc::new(next);
+    target.set_reservations(volume, reservations.clone(), &effects);
+    Ok(())
 }
 
 impl Blocks {

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use voute_iscsi::{Failure, Outcome, PortalId, Request, Target, TargetConnection, VolumeKey};
+use voute_iscsi::{Failure, Outcome, PortalId, Target, TargetConnection, VolumeKey};
 
 /// The volumes of a server.
 pub(crate) type Disks = Arc<HashMap<VolumeKey, Disk>>;
@@ -29,7 +29,7 @@ fn serve_one(
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let started = Instant::now();
-    let mut connection = TargetConnection::new(target, portal, Duration::ZERO);
+    let mut connection = TargetConnection::new(target.clone(), portal, Duration::ZERO);
     let mut bytes = vec![0; 256 << 10];
     while !connection.is_closing() {
         let wait =
@@ -53,28 +53,42 @@ fn serve_one(
                 }
                 Err(error) => {
                     connection.disconnected();
+                    follow(&target, disks);
                     return Err(error);
                 }
             }
         }
-        pump(&mut connection, &mut stream, disks)?;
+        pump(&mut connection, &mut stream, &target, disks)?;
     }
     let rest = std::mem::take(connection.output());
     stream.write_all(&rest)?;
     connection.disconnected();
+    follow(&target, disks);
     Ok(())
+}
+
+/// Does what is wished of reservations without a command.
+fn follow(target: &Target, disks: &Disks) {
+    for wish in target.take_reservation_wishes() {
+        if let Some(disk) = disks.get(&wish.volume) {
+            disk.follow(target, &wish);
+        }
+    }
 }
 
 /// Carries out what is asked until nothing more is, sending along the way.
 fn pump(
     connection: &mut TargetConnection,
     stream: &mut TcpStream,
+    target: &Target,
     disks: &Disks,
 ) -> std::io::Result<()> {
     loop {
-        while let Some(Request { tag, volume, operation, .. }) = connection.next_request() {
-            let outcome = match disks.get(&volume) {
-                Some(disk) => disk.execute(operation),
+        follow(target, disks);
+        while let Some(request) = connection.next_request() {
+            let tag = request.tag;
+            let outcome = match disks.get(&request.volume) {
+                Some(disk) => disk.serve(target, request),
                 None => Outcome::Failed(Failure::Aborted),
             };
             connection.complete(tag, outcome);

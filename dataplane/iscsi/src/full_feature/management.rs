@@ -5,11 +5,12 @@
 
 use super::FullFeature;
 use crate::pdu::{Header, opcode};
-use crate::request::{Tag, VolumeKey};
-use crate::scsi::{Attention, command, status};
+use crate::request::VolumeKey;
+use crate::scsi::{Attention, command};
 use crate::session::Mail;
 use crate::task::{Stage, Task};
 use std::sync::Arc;
+use voute_reservation::Request;
 
 /// Functions (§11.5.1).
 mod function {
@@ -44,8 +45,6 @@ pub(super) enum PendingAnswer {
         /// A cold reset ends the connection.
         ends: bool,
     },
-    /// To PREEMPT AND ABORT.
-    Command { slot_tag: Tag, token: Arc<()> },
     /// To a logout.
     Logout { task_tag: u32 },
 }
@@ -139,9 +138,13 @@ impl FullFeature {
     fn reset_unit(&mut self, volume: VolumeKey, token: &Arc<()>) {
         self.abort_own(|task| task.volume == volume, token);
         self.abort_others(volume, Attention::RESET, token);
+        let mut ends_reservation = false;
         for unit in self.units.of_volume(volume) {
-            unit.shared.reset();
+            ends_reservation |= unit.shared.reset();
             unit.attend(Attention::RESET);
+        }
+        if ends_reservation {
+            self.target.wish(volume, &self.nexus, Request::UnitReset);
         }
     }
 
@@ -196,11 +199,6 @@ impl FullFeature {
                 {
                     self.send_management(task_tag, response::COMPLETE, output);
                     self.is_over |= ends;
-                }
-                PendingAnswer::Command { slot_tag, token } if Arc::strong_count(&token) == 1 => {
-                    if let Some(slot) = self.tasks.slot(slot_tag) {
-                        self.answer_status(slot, status::GOOD, None, output);
-                    }
                 }
                 PendingAnswer::Logout { task_tag } if self.surfaced == 0 => {
                     self.send_logout(task_tag, 0, output);

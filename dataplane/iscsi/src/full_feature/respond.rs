@@ -4,7 +4,8 @@
 use super::FullFeature;
 use crate::pdu::{self, Header, RESERVED_TAG, opcode};
 use crate::request::{AllocationExtent, Failure, Outcome};
-use crate::scsi::command::allocation_data;
+use crate::scsi::command::{allocation_data, cut};
+use crate::scsi::reservation;
 use crate::scsi::{Sense, status};
 use crate::task::{Answer, Stage, Task};
 
@@ -48,6 +49,13 @@ impl FullFeature {
                 self.answer_data(slot, &data, output);
             }
             Outcome::Done => self.answer_status(slot, status::GOOD, None, output),
+            Outcome::Reservations(state) => match task.report {
+                Some(action) => {
+                    let data = cut(reservation::report(action, &state), task.allocation);
+                    self.answer_data(slot, &data, output);
+                }
+                None => self.answer_status(slot, status::GOOD, None, output),
+            },
             Outcome::Allocation(extents) => {
                 let data = allocation_data(&extents, task.allocation);
                 self.answer_data(slot, &data, output);
@@ -65,9 +73,14 @@ impl FullFeature {
     }
 
     fn answer_failure(&mut self, slot: usize, failure: Failure, output: &mut Vec<u8>) {
-        match Sense::of_failure(failure) {
-            Some(sense) => self.answer_status(slot, status::CHECK_CONDITION, Some(sense), output),
-            None => self.answer_status(slot, status::BUSY, None, output),
+        match (failure, Sense::of_failure(failure)) {
+            (_, Some(sense)) => {
+                self.answer_status(slot, status::CHECK_CONDITION, Some(sense), output);
+            }
+            (Failure::Reservation(_), None) => {
+                self.answer_status(slot, status::RESERVATION_CONFLICT, None, output);
+            }
+            (_, None) => self.answer_status(slot, status::BUSY, None, output),
         }
     }
 

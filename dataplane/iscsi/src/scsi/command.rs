@@ -2,9 +2,8 @@
 
 use super::cdb::Cdb;
 use super::opcodes::{self, Access};
-use super::reservation::Nexus;
-pub(crate) use super::reservation_out::Effect;
-use super::reservation_out::{Change, LIST_LENGTH};
+use super::reservation;
+use super::reservation_out;
 use super::sense::{Attention, Sense};
 use super::unit::SharedUnit;
 use super::{
@@ -14,6 +13,7 @@ use super::{
 use crate::request::{BlockRange, Operation};
 use crate::target::{LunView, Portal};
 use voute_buffer::Buffer;
+use voute_reservation::{Nexus, Request};
 
 /// Most bytes of UNMAP's parameter list that are read.
 const UNMAP_LIST_MAX: u32 = 8 + 16 * UNMAP_DESCRIPTORS_MAX;
@@ -72,12 +72,14 @@ pub(crate) enum Plan {
     Good,
     /// GOOD with data, already cut to the allocation length.
     Respond(Vec<u8>),
-    /// GOOD, and other sessions must learn of it.
-    Tell(Vec<Effect>),
+    /// GOOD, and all other sessions on the unit must learn of it.
+    TellOthers(Attention),
     /// To the volume. `GET LBA STATUS` keeps its allocation length.
     Submit(Work),
     /// To the volume, which answers with extents, cut to this allocation length.
     SubmitAllocation { lba: u64, blocks: u32, allocation: u32 },
+    /// To the volume, whose reservations this service action tells, cut to this allocation length.
+    SubmitReport { action: u8, allocation: u32 },
     /// So many bytes of data first.
     Take { length: u32, then: Then },
 }
@@ -143,17 +145,9 @@ fn decode(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Refusal> {
         (0x42, _) => unmap(cdb, context)?,
         (0x89, _) => compare_and_write(cdb, context)?,
         (0x8b, _) => or_write(cdb, context)?,
-        (0x16 | 0x56, _) => {
-            let reserved = context.shared.reservations().reserve_legacy(context.nexus);
-            if reserved { Plan::Good } else { return Err(Refusal::Conflict) }
-        }
-        (0x17 | 0x57, _) => {
-            context.shared.reservations().release_legacy(context.nexus);
-            Plan::Good
-        }
-        (0x5e, _) => {
-            Plan::Respond(cut(context.shared.reservations().report(cdb)?, u32::from(cdb.u16_at(7))))
-        }
+        (0x16 | 0x56, _) => submit(Operation::Reservation(Request::ReserveLegacy)),
+        (0x17 | 0x57, _) => submit(Operation::Reservation(Request::ReleaseLegacy)),
+        (0x5e, action) => report_reservations(cdb, action)?,
         (0x5f, action) => reserve_out(cdb, action)?,
         (0xa3, 0x0a) => Plan::Respond(cut(alua::report(cdb, context.view)?, cdb.u32_at(6))),
         (0xa3, 0x0c) => Plan::Respond(cut(opcodes::report(cdb, context.view.thin)?, cdb.u32_at(6))),
@@ -211,15 +205,10 @@ pub(crate) fn finish(then: Then, data: Buffer, context: &Context<'_>) -> Result<
         Then::Unmap => submit(Operation::Deallocate { ranges: unmap_ranges(&data, context)? }),
         Then::ModeSelect { is_long } => {
             let changed = mode::select(is_long, &data, context)?;
-            Plan::Tell(if changed {
-                vec![Effect::AttendOthers(Attention::MODE_CHANGED)]
-            } else {
-                Vec::new()
-            })
+            if changed { Plan::TellOthers(Attention::MODE_CHANGED) } else { Plan::Good }
         }
         Then::Reserve { action, scope_and_type } => {
-            let change = Change::parse(action, scope_and_type, &data)?;
-            Plan::Tell(context.shared.reservations().change(context.nexus, &change)?)
+            submit(Operation::Reservation(reservation_out::request(action, scope_and_type, &data)?))
         }
     })
 }
@@ -238,7 +227,7 @@ fn whole_blocks(data: Buffer, size: usize) -> Buffer {
     if whole == data.len() { data } else { Buffer::copy_of(&data[..whole]) }
 }
 
-fn cut(mut data: Vec<u8>, allocation: u32) -> Vec<u8> {
+pub(crate) fn cut(mut data: Vec<u8>, allocation: u32) -> Vec<u8> {
     data.truncate(allocation as usize);
     data
 }
@@ -448,13 +437,15 @@ fn or_write(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
 }
 
 fn reserve_out(cdb: &Cdb, action: u8) -> Result<Plan, Sense> {
-    if cdb.u32_at(5) as usize != LIST_LENGTH {
-        return Err(Sense::PARAMETER_LENGTH);
+    let length = reservation_out::list_length(cdb)?;
+    Ok(Plan::Take { length, then: Then::Reserve { action, scope_and_type: cdb.0[2] } })
+}
+
+fn report_reservations(cdb: &Cdb, action: u8) -> Result<Plan, Sense> {
+    if !(reservation::READ_KEYS..=reservation::READ_FULL_STATUS).contains(&action) {
+        return Err(Sense::INVALID_FIELD_IN_CDB);
     }
-    Ok(Plan::Take {
-        length: LIST_LENGTH as u32,
-        then: Then::Reserve { action, scope_and_type: cdb.0[2] },
-    })
+    Ok(Plan::SubmitReport { action, allocation: u32::from(cdb.u16_at(7)) })
 }
 
 /// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 §6.36): abort task, abort task set, clear task

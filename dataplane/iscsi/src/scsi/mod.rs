@@ -9,12 +9,11 @@ pub(crate) mod command;
 mod inquiry;
 mod mode;
 pub(crate) mod opcodes;
-mod reservation;
+pub(crate) mod reservation;
 mod reservation_out;
 mod sense;
 mod unit;
 
-pub(crate) use reservation::Nexus;
 pub(crate) use sense::{Attention, Sense};
 pub(crate) use unit::SharedUnit;
 

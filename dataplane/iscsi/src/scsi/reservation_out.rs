@@ -1,355 +1,189 @@
-//! PERSISTENT RESERVE OUT (SPC-4 §6.16): what each service action changes, and whom it must tell.
+//! PERSISTENT RESERVE OUT (SPC-4 §6.16): from its CDB and parameter list to a request.
 
-use super::command::Refusal;
-use super::reservation::{
-    Held, Kind, Nexus, REGISTRATIONS_MAX, Registrant, Registration, Reservations,
-};
-use super::sense::{Attention, Sense};
+use super::cdb::Cdb;
+use super::reservation::read_transport_id;
+use super::sense::Sense;
+use voute_reservation::{Expected, InitiatorPort, Kind, Request};
 
-/// Length of the parameter list without additional data, bytes.
-pub(super) const LIST_LENGTH: usize = 24;
+/// Length of the parameter list without additional data, and of REGISTER AND MOVE's before its
+/// TransportID, bytes.
+const LIST_LENGTH: u32 = 24;
+/// Longest list with TransportIDs, bytes.
+const LIST_LENGTH_MAX: u32 = 8 << 10;
 
-/// What a command does to other sessions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// A unit attention for all other sessions on the unit.
-    AttendOthers(Attention),
-    /// A unit attention for a registrant.
-    Attend(Registrant, Attention),
-    /// Abort a registrant's tasks.
-    Abort(Registrant),
+/// Service actions.
+mod action {
+    pub(super) const REGISTER: u8 = 0;
+    pub(super) const RESERVE: u8 = 1;
+    pub(super) const RELEASE: u8 = 2;
+    pub(super) const CLEAR: u8 = 3;
+    pub(super) const PREEMPT: u8 = 4;
+    pub(super) const PREEMPT_AND_ABORT: u8 = 5;
+    pub(super) const REGISTER_AND_IGNORE_EXISTING: u8 = 6;
+    pub(super) const REGISTER_AND_MOVE: u8 = 7;
 }
 
-/// A decoded request.
-pub(super) struct Change {
-    action: u8,
-    kind: u8,
-    key: u64,
-    action_key: u64,
-    for_all_ports: bool,
+const SPEC_I_PT: u8 = 1 << 3;
+const ALL_TG_PT: u8 = 1 << 2;
+const APTPL: u8 = 1 << 0;
+
+/// The length of the list that the CDB announces, if it may have that.
+pub(super) fn list_length(cdb: &Cdb) -> Result<u32, Sense> {
+    let length = cdb.u32_at(5);
+    let fits = match cdb.service_action() {
+        action::REGISTER => (LIST_LENGTH..=LIST_LENGTH_MAX).contains(&length),
+        action::REGISTER_AND_MOVE => (LIST_LENGTH + 1..=LIST_LENGTH_MAX).contains(&length),
+        _ => length == LIST_LENGTH,
+    };
+    if fits { Ok(length) } else { Err(Sense::PARAMETER_LENGTH) }
 }
 
-impl Change {
-    pub(super) fn parse(action: u8, scope_and_type: u8, list: &[u8]) -> Result<Self, Sense> {
-        if list.len() != LIST_LENGTH {
-            return Err(Sense::PARAMETER_LENGTH);
-        }
-        let number = |at: usize| {
-            list[at..at + 8].iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
-        };
-        let flags = list[20];
-        // SPEC_I_PT and APTPL: neither is among the reported capabilities.
-        if flags & 0x09 != 0 {
-            return Err(Sense::INVALID_FIELD_IN_PARAMETERS);
-        }
-        let names_a_type = matches!(action, 1 | 2 | 4 | 5);
-        if names_a_type
-            && (scope_and_type >> 4 != 0 || Kind::from_code(scope_and_type & 15).is_none())
-        {
-            return Err(Sense::INVALID_FIELD_IN_CDB);
-        }
-        Ok(Change {
-            action,
-            kind: scope_and_type & 15,
-            key: number(0),
-            action_key: number(8),
-            for_all_ports: flags & 0x04 != 0,
-        })
+/// Reads a list, which is as long as [`list_length`] said or shorter if the host sent less.
+pub(super) fn request(service: u8, scope_and_type: u8, list: &[u8]) -> Result<Request, Sense> {
+    if list.len() < LIST_LENGTH as usize {
+        return Err(Sense::PARAMETER_LENGTH);
     }
-
-    fn kind(&self) -> Result<Kind, Refusal> {
-        Kind::from_code(self.kind).ok_or(Refusal::Sense(Sense::INVALID_FIELD_IN_CDB))
+    let (key, action_key) = (number(list, 0), number(list, 8));
+    if service == action::REGISTER_AND_MOVE {
+        return move_request(key, action_key, list);
     }
+    let flags = list[20];
+    let names_ports = flags & SPEC_I_PT != 0;
+    if names_ports && service != action::REGISTER {
+        return Err(Sense::INVALID_FIELD_IN_PARAMETERS);
+    }
+    let registers = |expected, also| Request::Register {
+        expected,
+        key: action_key,
+        all_ports: flags & ALL_TG_PT != 0,
+        also,
+        persists: Some(flags & APTPL != 0),
+    };
+    Ok(match service {
+        action::REGISTER => {
+            let also = if names_ports { named_ports(list)? } else { Vec::new() };
+            if !names_ports && list.len() != LIST_LENGTH as usize {
+                return Err(Sense::PARAMETER_LENGTH);
+            }
+            match key {
+                0 => registers(Expected::NotRegistered, also),
+                // SPEC_I_PT is for registering anew (SPC-4 §6.16.3).
+                _ if names_ports => return Err(Sense::INVALID_FIELD_IN_PARAMETERS),
+                key => registers(Expected::Key(key), also),
+            }
+        }
+        action::REGISTER_AND_IGNORE_EXISTING => registers(Expected::Anything, Vec::new()),
+        action::RESERVE => Request::Reserve { key, kind: kind(scope_and_type)? },
+        action::RELEASE => Request::Release { key, kind: kind(scope_and_type)? },
+        action::CLEAR => Request::Clear { key },
+        action::PREEMPT | action::PREEMPT_AND_ABORT => Request::Preempt {
+            key,
+            victim: action_key,
+            kind: kind(scope_and_type)?,
+            aborts: service == action::PREEMPT_AND_ABORT,
+        },
+        _ => return Err(Sense::INVALID_FIELD_IN_CDB),
+    })
 }
 
-impl Reservations {
-    /// Carries out a change that `nexus` asks for.
-    pub(super) fn change(
-        &mut self,
-        nexus: &Nexus,
-        change: &Change,
-    ) -> Result<Vec<Effect>, Refusal> {
-        if matches!(change.action, 0 | 6) {
-            return self.register(nexus, change);
-        }
-        let own = self.registration(nexus).filter(|registration| registration.key == change.key);
-        let own = own.ok_or(Refusal::Conflict)?.registrant.clone();
-        match change.action {
-            1 => self.reserve(own, change.kind()?).map(|()| Vec::new()),
-            2 => self.release(&own, change.kind()?),
-            3 => Ok(self.clear(&own)),
-            4 => self.preempt(own, change, false),
-            5 => self.preempt(own, change, true),
-            _ => Err(Refusal::Sense(Sense::INVALID_FIELD_IN_CDB)),
-        }
-    }
+fn number(list: &[u8], at: usize) -> u64 {
+    list[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
 
-    fn register(&mut self, nexus: &Nexus, change: &Change) -> Result<Vec<Effect>, Refusal> {
-        let at =
-            self.registrations.iter().position(|registration| registration.registrant.is(nexus));
-        let current_key = at.map_or(0, |at| self.registrations[at].key);
-        if change.action == 0 && current_key != change.key {
-            return Err(Refusal::Conflict);
-        }
-        let effects = match (at, change.action_key) {
-            (None, 0) => Vec::new(),
-            (None, key) => {
-                if self.registrations.len() >= REGISTRATIONS_MAX {
-                    return Err(Refusal::Sense(Sense::INSUFFICIENT_REGISTRATION_RESOURCES));
-                }
-                let relative_port = (!change.for_all_ports).then_some(nexus.relative_port);
-                let registrant =
-                    Registrant { initiator_port: nexus.initiator_port.clone(), relative_port };
-                // One for all ports takes the place of those for single ports.
-                self.registrations.retain(|registration| {
-                    relative_port.is_some()
-                        || registration.registrant.initiator_port != registrant.initiator_port
-                });
-                self.registrations.push(Registration { registrant, key });
-                Vec::new()
-            }
-            (Some(at), 0) => {
-                let gone = self.registrations.remove(at).registrant;
-                self.unregistered(&gone)
-            }
-            (Some(at), key) => {
-                self.registrations[at].key = key;
-                Vec::new()
-            }
-        };
-        self.generation = self.generation.wrapping_add(1);
-        Ok(effects)
-    }
+/// The scope must be the logical unit's.
+fn kind(scope_and_type: u8) -> Result<Kind, Sense> {
+    Kind::of_scsi(scope_and_type & 15)
+        .filter(|_| scope_and_type >> 4 == 0)
+        .ok_or(Sense::INVALID_FIELD_IN_CDB)
+}
 
-    /// A holder that unregisters releases (SPC-4 §5.13.11.3); all registrants, with the last of them.
-    fn unregistered(&mut self, gone: &Registrant) -> Vec<Effect> {
-        let Some(held) = &self.held else { return Vec::new() };
-        let kind = held.kind;
-        let ends =
-            if kind.is_held_by_all() { self.registrations.is_empty() } else { held.by == *gone };
-        if !ends {
-            return Vec::new();
-        }
-        self.held = None;
-        if kind.admits_registrants() {
-            self.attend_all_but(gone, Attention::RESERVATIONS_RELEASED)
-        } else {
-            Vec::new()
+/// The TransportIDs behind a REGISTER's list (SPC-4 §6.16.4).
+fn named_ports(list: &[u8]) -> Result<Vec<InitiatorPort>, Sense> {
+    let length = list.get(24..28).ok_or(Sense::PARAMETER_LENGTH)?;
+    let length = length.iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
+    let mut rest = list.get(28..28 + length).ok_or(Sense::PARAMETER_LENGTH)?;
+    let mut ports = Vec::new();
+    while !rest.is_empty() {
+        let (port, used) = read_transport_id(rest)?;
+        rest = &rest[used..];
+        if !ports.contains(&port) {
+            ports.push(port);
         }
     }
+    Ok(ports)
+}
 
-    fn attend_all_but(&self, own: &Registrant, attention: Attention) -> Vec<Effect> {
-        let others = self.registrations.iter().map(|registration| &registration.registrant);
-        others
-            .filter(|registrant| *registrant != own)
-            .map(|other| Effect::Attend(other.clone(), attention))
-            .collect()
-    }
-
-    fn reserve(&mut self, own: Registrant, kind: Kind) -> Result<(), Refusal> {
-        match &self.held {
-            None => {
-                self.held = Some(Held { by: own, kind });
-                Ok(())
-            }
-            Some(held) if self.holds(&own) && held.kind == kind => Ok(()),
-            Some(_) => Err(Refusal::Conflict),
-        }
-    }
-
-    fn release(&mut self, own: &Registrant, kind: Kind) -> Result<Vec<Effect>, Refusal> {
-        let Some(held) = &self.held else { return Ok(Vec::new()) };
-        if !self.holds(own) {
-            return Ok(Vec::new());
-        }
-        if held.kind != kind {
-            return Err(Refusal::Sense(Sense::INVALID_RELEASE));
-        }
-        self.held = None;
-        let tells = kind.admits_registrants();
-        Ok(if tells {
-            self.attend_all_but(own, Attention::RESERVATIONS_RELEASED)
-        } else {
-            Vec::new()
-        })
-    }
-
-    fn clear(&mut self, own: &Registrant) -> Vec<Effect> {
-        let effects = self.attend_all_but(own, Attention::RESERVATIONS_PREEMPTED);
-        self.registrations.clear();
-        self.held = None;
-        self.generation = self.generation.wrapping_add(1);
-        effects
-    }
-
-    fn preempt(
-        &mut self,
-        own: Registrant,
-        change: &Change,
-        aborts: bool,
-    ) -> Result<Vec<Effect>, Refusal> {
-        let kind = change.kind()?;
-        let held_by_all = self.held.as_ref().is_some_and(|held| held.kind.is_held_by_all());
-        let holder_key =
-            self.held.as_ref().filter(|held| !held.kind.is_held_by_all()).and_then(|held| {
-                self.registrations
-                    .iter()
-                    .find(|one| one.registrant == held.by)
-                    .map(|holder| holder.key)
-            });
-        let takes_over = if change.action_key == 0 {
-            if !held_by_all {
-                return Err(Refusal::Sense(Sense::INVALID_FIELD_IN_PARAMETERS));
-            }
-            true
-        } else {
-            holder_key == Some(change.action_key)
-        };
-        let is_victim = |one: &Registration| {
-            one.registrant != own && (change.action_key == 0 || one.key == change.action_key)
-        };
-        let matches_any =
-            takes_over || self.registrations.iter().any(|one| one.key == change.action_key);
-        if !matches_any {
-            return Err(Refusal::Conflict);
-        }
-        let (victims, kept): (Vec<_>, Vec<_>) = self.registrations.drain(..).partition(is_victim);
-        self.registrations = kept;
-        let mut effects = Vec::new();
-        for victim in victims {
-            effects.push(Effect::Attend(
-                victim.registrant.clone(),
-                Attention::REGISTRATIONS_PREEMPTED,
-            ));
-            if aborts {
-                effects.push(Effect::Abort(victim.registrant));
-            }
-        }
-        if takes_over {
-            let old_kind = self.held.replace(Held { by: own.clone(), kind }).map(|held| held.kind);
-            if old_kind.is_some_and(|old| old != kind && old.admits_registrants()) {
-                effects.extend(self.attend_all_but(&own, Attention::RESERVATIONS_RELEASED));
-            }
-        }
-        self.generation = self.generation.wrapping_add(1);
-        Ok(effects)
-    }
+/// REGISTER AND MOVE's list (SPC-4 §6.16.5).
+fn move_request(key: u64, to_key: u64, list: &[u8]) -> Result<Request, Sense> {
+    let relative_port = u16::from_be_bytes([list[18], list[19]]);
+    let length = u32::from_be_bytes([list[20], list[21], list[22], list[23]]) as usize;
+    let id = list.get(24..).filter(|rest| rest.len() == length).ok_or(Sense::PARAMETER_LENGTH)?;
+    let (port, _) = read_transport_id(id)?;
+    Ok(Request::Move {
+        key,
+        to_key,
+        port,
+        relative_port,
+        unregisters: list[17] & 2 != 0,
+        persists: list[17] & 1 != 0,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scsi::opcodes::Guard;
 
-    fn nexus(name: &str) -> Nexus {
-        Nexus { initiator_port: name.into(), relative_port: 1 }
-    }
-
-    fn out(
-        unit: &mut Reservations,
-        who: &Nexus,
-        action: u8,
-        kind: u8,
-        key: u64,
-        action_key: u64,
-    ) -> Result<Vec<Effect>, Refusal> {
+    fn list(key: u64, action_key: u64, flags: u8) -> Vec<u8> {
         let mut list = [key.to_be_bytes(), action_key.to_be_bytes()].concat();
-        list.resize(24, 0);
-        unit.change(who, &Change::parse(action, kind, &list).map_err(Refusal::Sense)?)
-    }
-
-    fn two_registered(kind: u8) -> (Reservations, Nexus, Nexus) {
-        let (mut unit, a, b) = (Reservations::default(), nexus("a"), nexus("b"));
-        out(&mut unit, &a, 0, 0, 0, 1).expect("registers");
-        out(&mut unit, &b, 0, 0, 0, 2).expect("registers");
-        out(&mut unit, &a, 1, kind, 1, 0).expect("reserves");
-        (unit, a, b)
+        list.extend([0, 0, 0, 0, flags, 0, 0, 0]);
+        list
     }
 
     #[test]
-    fn each_type_bars_what_its_table_says() {
-        // Type, others registered may read, write; strangers may read, write.
-        for (kind, registered, stranger) in [
-            (1, [true, false], [true, false]),
-            (3, [false, false], [false, false]),
-            (5, [true, true], [true, false]),
-            (6, [true, true], [false, false]),
-            (7, [true, true], [true, false]),
-            (8, [true, true], [false, false]),
+    fn each_service_action_asks_for_what_it_means() {
+        let register = |expected, all_ports, persists| Request::Register {
+            expected,
+            key: 2,
+            all_ports,
+            also: Vec::new(),
+            persists: Some(persists),
+        };
+        let kind = Kind::ExclusiveAccess;
+        let preempt = |aborts| Request::Preempt { key: 1, victim: 2, kind, aborts };
+        for (service, list, expected) in [
+            (0, list(0, 2, 0), register(Expected::NotRegistered, false, false)),
+            (0, list(1, 2, APTPL), register(Expected::Key(1), false, true)),
+            (6, list(1, 2, ALL_TG_PT), register(Expected::Anything, true, false)),
+            (1, list(1, 2, 0), Request::Reserve { key: 1, kind }),
+            (2, list(1, 2, 0), Request::Release { key: 1, kind }),
+            (3, list(1, 2, 0), Request::Clear { key: 1 }),
+            (4, list(1, 2, 0), preempt(false)),
+            (5, list(1, 2, 0), preempt(true)),
         ] {
-            let (unit, a, b) = two_registered(kind);
-            let may = |who: &Nexus| {
-                [!unit.conflicts(who, Guard::Read), !unit.conflicts(who, Guard::Write)]
-            };
-            assert_eq!(may(&a), [true, true], "holder, type {kind}");
-            assert_eq!(may(&b), registered, "registered, type {kind}");
-            assert_eq!(may(&nexus("c")), stranger, "stranger, type {kind}");
-            assert!(!unit.conflicts(&nexus("c"), Guard::Identity));
+            assert_eq!(request(service, 3, &list), Ok(expected));
         }
+        assert_eq!(request(1, 2, &list(1, 2, 0)), Err(Sense::INVALID_FIELD_IN_CDB));
+        assert_eq!(request(1, 0x13, &list(1, 2, 0)), Err(Sense::INVALID_FIELD_IN_CDB));
+        assert_eq!(request(6, 3, &list(1, 2, SPEC_I_PT)), Err(Sense::INVALID_FIELD_IN_PARAMETERS));
     }
 
     #[test]
-    fn a_wrong_key_changes_nothing() {
-        let (mut unit, a, b) = two_registered(1);
-        for (who, action, key) in
-            [(&a, 0, 9), (&a, 2, 9), (&b, 3, 9), (&b, 4, 9), (&nexus("c"), 1, 0)]
-        {
-            assert_eq!(out(&mut unit, who, action, 1, key, 1), Err(Refusal::Conflict));
-        }
-        assert_eq!(unit.generation, 2);
-    }
-
-    #[test]
-    fn a_preempted_holder_loses_its_registration_and_is_told() {
-        let (mut unit, a, b) = two_registered(1);
-        let effects = out(&mut unit, &b, 5, 3, 2, 1).expect("preempts");
-        let victim = Registrant { initiator_port: "a".into(), relative_port: Some(1) };
-        assert_eq!(
-            effects,
-            [
-                Effect::Attend(victim.clone(), Attention::REGISTRATIONS_PREEMPTED),
-                Effect::Abort(victim)
-            ]
-        );
-        assert!(unit.conflicts(&a, Guard::Read));
-        assert!(!unit.conflicts(&b, Guard::Write));
-    }
-
-    #[test]
-    fn releasing_tells_the_other_registrants_only() {
-        let (mut unit, a, _) = two_registered(5);
-        let effects = out(&mut unit, &a, 2, 5, 1, 0).expect("releases");
-        let other = Registrant { initiator_port: "b".into(), relative_port: Some(1) };
-        assert_eq!(effects, [Effect::Attend(other, Attention::RESERVATIONS_RELEASED)]);
-        assert!(!unit.is_reserved());
-    }
-
-    #[test]
-    fn the_last_registrant_releases_an_all_registrants_reservation() {
-        let (mut unit, a, b) = two_registered(7);
-        out(&mut unit, &a, 0, 0, 1, 0).expect("unregisters");
-        assert!(unit.is_reserved());
-        out(&mut unit, &b, 0, 0, 2, 0).expect("unregisters");
-        assert!(!unit.is_reserved());
-    }
-
-    #[test]
-    fn registrations_are_bounded() {
-        let mut unit = Reservations::default();
-        for number in 0..REGISTRATIONS_MAX {
-            out(&mut unit, &nexus(&number.to_string()), 6, 0, 0, 7).expect("registers");
-        }
-        assert!(out(&mut unit, &nexus("more"), 6, 0, 0, 7).is_err());
-    }
-
-    #[test]
-    fn a_legacy_reservation_ends_with_its_nexus() {
-        let (mut unit, a, b) = (Reservations::default(), nexus("a"), nexus("b"));
-        assert!(unit.reserve_legacy(&a));
-        assert!(!unit.reserve_legacy(&b));
-        unit.release_legacy(&b);
-        assert!(unit.conflicts(&b, Guard::Free));
-        unit.nexus_lost(&a);
-        assert!(!unit.conflicts(&b, Guard::Free));
+    fn a_list_that_ends_early_or_late_is_refused() {
+        let mut long = list(0, 2, 0);
+        long.push(0);
+        assert_eq!(request(0, 0, &long), Err(Sense::PARAMETER_LENGTH));
+        assert_eq!(request(0, 0, &long[..23]), Err(Sense::PARAMETER_LENGTH));
+        let mut named = list(0, 2, SPEC_I_PT);
+        assert_eq!(request(0, 0, &named), Err(Sense::PARAMETER_LENGTH));
+        named.extend([0, 0, 0, 4]);
+        assert_eq!(request(0, 0, &named), Err(Sense::PARAMETER_LENGTH));
+        named.extend([0x45, 0, 0, 0]);
+        assert_eq!(request(0, 0, &named), Err(Sense::INVALID_FIELD_IN_PARAMETERS));
+        let cdb = |service: u8, length: u8| {
+            Cdb([0x5f, service, 0, 0, 0, 0, 0, 0, length, 0, 0, 0, 0, 0, 0, 0])
+        };
+        assert_eq!(list_length(&cdb(0, 60)), Ok(60));
+        assert_eq!(list_length(&cdb(1, 60)), Err(Sense::PARAMETER_LENGTH));
+        assert_eq!(list_length(&cdb(7, 24)), Err(Sense::PARAMETER_LENGTH));
     }
 }

@@ -1,5 +1,7 @@
 //! Sense data (SPC-4 §4.5) and unit attentions.
 
+use voute_reservation::{Notice, Refusal};
+
 use crate::request::{Failure, NotReady};
 
 /// Sense keys.
@@ -45,6 +47,16 @@ impl Attention {
     pub(crate) const INQUIRY_CHANGED: Attention = Attention(0x3f03);
     pub(crate) const LUNS_CHANGED: Attention = Attention(0x3f0e);
     pub(crate) const COMMANDS_CLEARED: Attention = Attention(0x2f00);
+}
+
+impl From<Notice> for Attention {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::RegistrationPreempted => Attention::REGISTRATIONS_PREEMPTED,
+            Notice::ReservationReleased => Attention::RESERVATIONS_RELEASED,
+            Notice::ReservationPreempted => Attention::RESERVATIONS_PREEMPTED,
+        }
+    }
 }
 
 impl Sense {
@@ -99,6 +111,11 @@ impl Sense {
 
             Failure::UnwritableMedium { lba } => Sense::new(key::MEDIUM_ERROR, 0x0c00).about(lba),
 
+            Failure::Reservation(Refusal::Conflict) => return None,
+            Failure::Reservation(Refusal::NoRoom) => Sense::INSUFFICIENT_REGISTRATION_RESOURCES,
+            Failure::Reservation(Refusal::OtherType) => Sense::INVALID_RELEASE,
+            Failure::Reservation(Refusal::BadParameter) => Sense::INVALID_FIELD_IN_PARAMETERS,
+            Failure::Reservation(Refusal::NotReserved) => Sense::INVALID_FIELD_IN_CDB,
             Failure::Unsupported => Sense::INVALID_OPCODE,
             Failure::Aborted => Sense::ABORTED,
         })

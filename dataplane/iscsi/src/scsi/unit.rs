@@ -1,32 +1,39 @@
 //! The state of a logical unit that its sessions share on this node.
 //!
-//! This is the seam behind which reservations and mode parameters move onto the legs: everything here
-//! is lost when the node restarts, and the other node does not see it.
+//! Mode parameters are lost when the node restarts, and the other node does not see them. Of
+//! reservations this is only the copy that was last published: what refuses early, and what commands
+//! that never reach the volume are judged by. A medium command is judged again where its volume is
+//! owned.
 
 use super::opcodes::Guard;
-use super::reservation::{Nexus, Reservations};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use voute_reservation::{Nexus, Reservations};
 
 /// Shared by all sessions that see a volume on this node.
 #[derive(Default)]
 pub(crate) struct SharedUnit {
-    reservations: Mutex<Reservations>,
+    reservations: Mutex<Arc<Reservations>>,
     is_reserved: AtomicBool,
     descriptor_sense: AtomicBool,
     software_write_protect: AtomicBool,
 }
 
-/// The reservations, locked; what the data path reads is brought up to date at the end.
-pub(crate) struct LockedReservations<'a> {
-    unit: &'a SharedUnit,
-    guard: MutexGuard<'a, Reservations>,
-}
-
 impl SharedUnit {
-    pub(crate) fn reservations(&self) -> LockedReservations<'_> {
-        let guard = self.reservations.lock().unwrap_or_else(PoisonError::into_inner);
-        LockedReservations { unit: self, guard }
+    fn lock(&self) -> MutexGuard<'_, Arc<Reservations>> {
+        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reservations as last published.
+    pub(crate) fn reservations(&self) -> Arc<Reservations> {
+        self.lock().clone()
+    }
+
+    /// Publishes reservations.
+    pub(crate) fn set_reservations(&self, state: Arc<Reservations>) {
+        let mut reservations = self.lock();
+        self.is_reserved.store(state.is_reserved(), Ordering::Release);
+        *reservations = state;
     }
 
     /// Whether anything is reserved.
@@ -36,7 +43,7 @@ impl SharedUnit {
 
     /// Whether a command of this nexus is in conflict; one atomic when nothing is reserved.
     pub(crate) fn conflicts(&self, nexus: &Nexus, guard: Guard) -> bool {
-        self.is_reserved() && self.reservations().conflicts(nexus, guard)
+        self.is_reserved() && self.lock().conflicts(nexus, guard)
     }
 
     /// D_SENSE of the control page.
@@ -59,28 +66,9 @@ impl SharedUnit {
         sense_changed || protect_changed
     }
 
-    /// Logical unit reset: mode parameters back to their defaults, legacy reservation gone.
-    pub(crate) fn reset(&self) {
+    /// Logical unit reset: mode parameters back to their defaults. Tells whether a RESERVE is to end.
+    pub(crate) fn reset(&self) -> bool {
         self.set_control(false, false);
-        self.reservations().unit_reset();
-    }
-}
-
-impl std::ops::Deref for LockedReservations<'_> {
-    type Target = Reservations;
-    fn deref(&self) -> &Reservations {
-        &self.guard
-    }
-}
-
-impl std::ops::DerefMut for LockedReservations<'_> {
-    fn deref_mut(&mut self) -> &mut Reservations {
-        &mut self.guard
-    }
-}
-
-impl Drop for LockedReservations<'_> {
-    fn drop(&mut self) {
-        self.unit.is_reserved.store(self.guard.is_reserved(), Ordering::Release);
+        self.is_reserved() && self.lock().legacy_holder().is_some()
     }
 }

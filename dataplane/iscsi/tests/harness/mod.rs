@@ -98,6 +98,7 @@ pub(crate) fn config() -> InitiatorConfig {
 
 /// One session over one wire.
 pub(crate) struct Wire {
+    pub(crate) target: Arc<Target>,
     pub(crate) connection: TargetConnection,
     pub(crate) initiator: Initiator,
     pub(crate) disk: Arc<Disk>,
@@ -121,6 +122,7 @@ impl Wire {
         disk: Arc<Disk>,
     ) -> Self {
         let mut wire = Wire {
+            target: target.clone(),
             connection: TargetConnection::new(target.clone(), PortalId(1), Duration::ZERO),
             initiator: Initiator::new(config),
             disk,
@@ -136,7 +138,17 @@ impl Wire {
 
     /// A session that is logged in and has seen its first unit attention.
     pub(crate) fn ready(target: &Arc<Target>, config: InitiatorConfig, seed: u64) -> Self {
-        let mut wire = Wire::new(target, config, seed);
+        let disk = Arc::new(Disk::new(512, BLOCKS as usize));
+        Wire::ready_on(target, config, seed, &disk)
+    }
+
+    pub(crate) fn ready_on(
+        target: &Arc<Target>,
+        config: InitiatorConfig,
+        seed: u64,
+        disk: &Arc<Disk>,
+    ) -> Self {
+        let mut wire = Wire::on(target, config, seed, disk.clone());
         assert!(wire.initiator.is_ready(), "login failed: {:?}", wire.error);
         wire.clear_attentions();
         wire
@@ -159,7 +171,9 @@ impl Wire {
     }
 
     fn step(&mut self) -> bool {
+        self.follow();
         let mut moved = self.carry_up();
+        self.follow();
         while let Some(request) = self.connection.next_request() {
             moved = true;
             if self.keeps { self.kept.push_back(request) } else { self.execute(request) }
@@ -191,9 +205,17 @@ impl Wire {
         !bytes.is_empty()
     }
 
+    /// Does what is wished of reservations without a command.
+    pub(crate) fn follow(&mut self) {
+        for wish in self.target.take_reservation_wishes() {
+            self.disk.follow(&self.target, &wish);
+        }
+    }
+
     pub(crate) fn execute(&mut self, request: Request) {
-        let outcome = self.disk.execute(request.operation);
-        self.connection.complete(request.tag, outcome);
+        let tag = request.tag;
+        let outcome = self.disk.serve(&self.target, request);
+        self.connection.complete(tag, outcome);
     }
 
     /// Carries out what was kept back.

@@ -74,7 +74,18 @@ impl Reactor {
             let id = connection.id;
             let surfaced = match &mut connection.protocol {
                 Protocol::Nvme(connection) => connection.next_request().map(of_nvme),
-                Protocol::Iscsi(connection) => connection.next_request().map(|r| Some(of_iscsi(r))),
+                Protocol::Iscsi(connection) => match connection.next_request() {
+                    Some(iscsi::Request {
+                        tag,
+                        operation: iscsi::Operation::Reservation(_),
+                        ..
+                    }) => {
+                        let unsupported = iscsi::Failure::Unsupported;
+                        connection.complete(tag, iscsi::Outcome::Failed(unsupported));
+                        Some(None)
+                    }
+                    other => other.map(|request| Some(of_iscsi(request))),
+                },
                 Protocol::LinkIn(_) => return worked | self.pull_link_in(place),
                 Protocol::LinkOut(_) => return worked | self.pull_link_out(place),
             };
@@ -209,7 +220,9 @@ fn of_iscsi(request: iscsi::Request) -> Surfaced {
         | iscsi::Operation::CompareAndWrite { lba, .. }
         | iscsi::Operation::OrWrite { lba, .. }
         | iscsi::Operation::AllocationStatus { lba, .. } => *lba,
-        iscsi::Operation::Flush | iscsi::Operation::Deallocate { .. } => 0,
+        iscsi::Operation::Flush
+        | iscsi::Operation::Deallocate { .. }
+        | iscsi::Operation::Reservation(_) => 0,
     };
     Surfaced {
         tag: request.tag.get(),
@@ -258,7 +271,9 @@ fn iscsi_work(operation: iscsi::Operation, block: u32) -> Work {
         }
         Operation::Write { lba, data, .. } => Work::Write { offset: lba * block, data },
         // "Done" says of an allocation that all of it is mapped.
-        Operation::Flush | Operation::AllocationStatus { .. } => Work::Flush,
+        Operation::Flush | Operation::AllocationStatus { .. } | Operation::Reservation(_) => {
+            Work::Flush
+        }
         Operation::WriteZeroes { lba, blocks, deallocate } => {
             Work::Zero { ranges: vec![(lba * block, bytes(blocks))], deallocate }
         }
