@@ -62,9 +62,10 @@ impl Drop for Engine {
 }
 
 struct Pair {
+    /// First, so that they end before their folder is removed.
+    engines: Vec<Option<Engine>>,
     control: control::Control,
     folder: tempfile::TempDir,
-    engines: Vec<Option<Engine>>,
     reactors: usize,
 }
 
@@ -77,7 +78,7 @@ impl Pair {
             .try_init();
         let folder = tempfile::tempdir().unwrap();
         let control = control::Control::start(folder.path());
-        let mut pair = Pair { control, folder, engines: vec![None, None], reactors };
+        let mut pair = Pair { engines: vec![None, None], control, folder, reactors };
         (0..2).for_each(|node| pair.restart(node));
         let adopted = |state: &control::State| state.nodes.iter().all(|node| node.device.adopted);
         pair.control.wait("both devices are adopted", adopted);
@@ -302,12 +303,13 @@ fn a_planned_move_under_load_loses_no_acknowledged_write() {
     let addresses = [0, 1].map(|node| pair.control.lock().nodes[node].portals.nvme);
     let stop = Arc::new(AtomicBool::new(false));
     let stopping = stop.clone();
+    let mut paths = [
+        Path::connect_until(addresses[0], 7, AnaState::Optimized),
+        Path::connect_until(addresses[1], 7, AnaState::Inaccessible),
+    ];
+    let (tell, told) = std::sync::mpsc::channel();
     // A host with both paths: it goes to the other one when one refuses with a path error.
     let host = std::thread::spawn(move || {
-        let mut paths = [
-            Path::connect_until(addresses[0], 7, AnaState::Optimized),
-            Path::connect_until(addresses[1], 7, AnaState::Inaccessible),
-        ];
         let (mut active, mut acknowledged, mut switches) = (0, vec![0; 512], 0);
         let mut value = 0;
         while !stopping.load(Ordering::Relaxed) {
@@ -325,16 +327,24 @@ fn a_planned_move_under_load_loses_no_acknowledged_write() {
                 }
             }
             acknowledged[lba as usize] = value;
+            // Nobody listens any more at the end.
+            let _ = tell.send(active);
         }
         (paths, active, acknowledged, switches)
     });
+    let written_at = |node: usize| {
+        let patience = Duration::from_secs(10);
+        while told.recv_timeout(patience).expect("the host goes on") != node {}
+    };
+    written_at(0);
     for to in [1, 0, 1] {
         pair.control.change(|state| state.move_owner(group, to, MoveKind::Planned));
         pair.control.wait("the other side serves", |state| state.serves(to, group));
+        written_at(to);
     }
     stop.store(true, Ordering::Relaxed);
     let (mut paths, active, acknowledged, switches) = host.join().unwrap();
-    assert!(switches >= 1, "the host was moved");
+    assert!(switches >= 3, "the host was moved");
     for (lba, value) in acknowledged.into_iter().enumerate().filter(|(_, value)| *value > 0) {
         let found = paths[active].read(7, lba as u64, BLOCK).unwrap();
         assert!(found == block(value), "block {lba} is not what was acknowledged last");
