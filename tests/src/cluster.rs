@@ -4,10 +4,10 @@
 use crate::program;
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use voute::demo::cluster::{CONTROL, Cluster, SITES, SiteNode, VOLUME, VOLUME_BYTES};
+use voute::demo::cluster::{CONTROL, Cluster, SITES, SiteNode, VOLUME_BYTES};
 use voute::demo::host::{Host, Layout, Load};
 use voute::demo::nats;
 use voute::demo::path::PathConfig;
@@ -42,7 +42,13 @@ pub struct TwoSites {
     /// Where it runs.
     pub stage: Stage,
     log: Log,
+    // Dropped last: the next cluster of this process starts when this one has ended.
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// Clusters of one test process run one after the other: together they would only take each other's
+/// time and ports.
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl TwoSites {
     /// Starts the control plane and a node at each of two sites.
@@ -50,6 +56,7 @@ impl TwoSites {
     /// # Errors
     /// If something does not start.
     pub fn start(log: Log) -> anyhow::Result<Self> {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let stage = Stage::of(program::voute()?)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -65,7 +72,7 @@ impl TwoSites {
             Ok(cluster)
         });
         match built {
-            Ok(cluster) => Ok(TwoSites { runtime, cluster, stage, log }),
+            Ok(cluster) => Ok(TwoSites { runtime, cluster, stage, log, _alone: alone }),
             Err(error) => Err(error.context(stage.tails())),
         }
     }
@@ -172,7 +179,31 @@ impl TwoSites {
     /// # Errors
     /// If it does not run.
     pub fn kill(&self, process: &str) -> anyhow::Result<()> {
-        self.stage.children().kill(process).map(|_| ())
+        let was_awaiting_the_log = self.ended_for_want_of_the_log() && process == CONTROL;
+        match self.stage.children().kill(process) {
+            // It would have been started again in a moment.
+            Err(_) if was_awaiting_the_log => Ok(()),
+            outcome => outcome.map(|_| ()),
+        }
+    }
+
+    /// Whether the control process ended because no nats-server answered: it leaves it to the service
+    /// manager to try again (`Restart=always` in its unit).
+    fn ended_for_want_of_the_log(&self) -> bool {
+        let ended = self.stage.children().ended();
+        self.log == Log::Nats
+            && ended.is_some_and(|(name, status)| name == CONTROL && status.code() == Some(1))
+            && self.stage.tails().contains("no nats-server answers")
+    }
+
+    /// Does what the service manager does with a control process that cannot reach the log yet.
+    fn supervise(&self) -> anyhow::Result<()> {
+        if !self.ended_for_want_of_the_log() {
+            return Ok(());
+        }
+        // Takes it from the list; that it had ended is known.
+        let _ = self.stage.children().kill(CONTROL);
+        self.start_again(CONTROL)
     }
 
     /// Starts a process again, as it was. Does not wait until it works.
@@ -205,6 +236,7 @@ impl TwoSites {
             if let Some(found) = condition() {
                 return Ok(found);
             }
+            self.supervise()?;
             if let Some((name, status)) = self.stage.children().ended() {
                 bail!("{name} ended by itself ({status}) before {what}\n{}", self.stage.tails());
             }
@@ -271,16 +303,22 @@ impl TwoSites {
         self.wait("the move is accepted", || {
             client.post(&path, &MoveGroup { to: Reference(site.into()) }).ok()
         })?;
+        self.wait_served_by(site)
+    }
+
+    /// Waits until a site owns the volume and serves it.
+    ///
+    /// # Errors
+    /// If that does not come.
+    pub fn wait_served_by(&self, site: &str) -> anyhow::Result<()> {
         self.wait("the other site serves", || {
-            self.volume().filter(|view| {
-                view.owner_site.name == site
-                    && view
-                        .sides
-                        .iter()
-                        .any(|side| side.site.name == site && side.role == Some(GroupRole::Serving))
-            })
+            let volume = self.volume()?;
+            let serves = volume
+                .sides
+                .iter()
+                .any(|side| side.site.name == site && side.role == Some(GroupRole::Serving));
+            (volume.owner_site.name == site && serves).then_some(())
         })
-        .map(|_| ())
     }
 
     /// Rebuilds the state from the log's first commit and compares it, the chain and the checkpoint.
@@ -289,20 +327,12 @@ impl TwoSites {
     /// If anything differs.
     pub fn verify_log(&self) -> anyhow::Result<Verification> {
         let proof: Verification = self.cluster.client.get("/v1/audit/verify")?;
+        let is_same = proof.live_digest == proof.replayed_digest;
         ensure!(
-            proof.verified
-                && proof.chain
-                && proof.digest
-                && proof.live_digest == proof.replayed_digest,
+            proof.verified && proof.chain && proof.checkpoint && proof.digest && is_same,
             "the log does not prove the state: {proof:?}"
         );
         Ok(proof)
-    }
-
-    /// The volume's name in the API.
-    #[must_use]
-    pub fn volume_name(&self) -> &'static str {
-        VOLUME
     }
 }
 
