@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Most that the two clocks may part between two looks, which are at most [`LOOK_EVERY_MAX`] apart:
 /// adjusting the rate of one parts them by at most a tenth of that time.
 pub(crate) const SUSPENDED: Duration = Duration::from_millis(500);
+/// Longest that reading both clocks may take to be of use: a thread can be stopped in between, and
+/// would take the pause for a suspension.
+const READ_WITHIN: Duration = Duration::from_millis(50);
 /// Longest sleep of a reactor, so that looks come often enough.
 pub(crate) const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
 
@@ -22,7 +25,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Clock { apart: read(libc::CLOCK_BOOTTIME).saturating_sub(raw()) }
+        Clock { apart: both().1 }
     }
 
     /// Time since an arbitrary start, the same for all threads.
@@ -30,8 +33,7 @@ impl Clock {
     /// # Panics
     /// Never; but it ends the process if the machine was suspended since the last look.
     pub(crate) fn now(&mut self) -> Duration {
-        let now = raw();
-        let apart = read(libc::CLOCK_BOOTTIME).saturating_sub(now);
+        let (now, apart) = both();
         if was_suspended(self.apart, apart) {
             tracing::error!(
                 "the machine was suspended for about {} ms: leases may have run out unseen; this process ends so that nothing stale is served, start it again",
@@ -41,6 +43,16 @@ impl Clock {
         }
         self.apart = apart;
         now
+    }
+}
+
+/// The raw time, and how far boot time is ahead of it.
+fn both() -> (Duration, Duration) {
+    loop {
+        let (before, boot, after) = (raw(), read(libc::CLOCK_BOOTTIME), raw());
+        if after.saturating_sub(before) <= READ_WITHIN {
+            return (after, boot.saturating_sub(before));
+        }
     }
 }
 
