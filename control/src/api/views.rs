@@ -92,7 +92,9 @@ impl Sight<'_> {
             Adoption::Pending | Adoption::Rejected { .. } => 0,
         };
         let status = self.nodes.get(&device.node).and_then(|node| node.devices.get(&id));
-        if let Some(status) = status.filter(|status| !status.open) {
+        // Why it was rejected is in the log; its node may not have told yet what it thinks now.
+        let is_rejected = matches!(device.adoption, Adoption::Rejected { .. });
+        if let Some(status) = status.filter(|status| !status.open && !is_rejected) {
             detail.clone_from(&status.detail);
         }
         let extents = device.extents();
