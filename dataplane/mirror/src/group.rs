@@ -50,9 +50,12 @@ impl Group {
     }
 
     /// Follows a spec; an older one is ignored.
-    pub(crate) fn apply(&mut self, spec: GroupSpec, context: &mut Context<'_>) {
+    pub(crate) fn apply(&mut self, mut spec: GroupSpec, context: &mut Context<'_>) {
         if spec.epoch.sequence < self.spec.epoch.sequence {
             return;
+        }
+        if spec.epoch == self.spec.epoch {
+            keep_what_only_rises(&self.spec, &mut spec);
         }
         let moved = spec.owner != self.spec.owner;
         self.spec = spec;
@@ -346,6 +349,21 @@ impl Group {
             lease_expired: context.now >= context.grants.run_out(self.spec.owner, context.times),
             silent_ms,
         })
+    }
+}
+
+/// Within an epoch volumes only grow, and a leg that is formatted stays so: a spec that says less is
+/// an older one that came late.
+fn keep_what_only_rises(known: &GroupSpec, spec: &mut GroupSpec) {
+    for volume in &mut spec.volumes {
+        let Some(before) = known.volumes.iter().find(|other| other.volume == volume.volume) else {
+            continue;
+        };
+        volume.size_bytes = volume.size_bytes.max(before.size_bytes);
+        for leg in &mut volume.legs {
+            leg.formatted |=
+                before.legs.iter().any(|other| other.leg == leg.leg && other.formatted);
+        }
     }
 }
 

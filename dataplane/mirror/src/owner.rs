@@ -302,9 +302,16 @@ impl Owner {
         }
     }
 
+    /// A hand-over takes this side out, so it is asked for only while the other can be seen: a leg
+    /// that fails here may be back sooner than a node that died there.
+    fn other_can_own(&self, context: &Context<'_>) -> bool {
+        let peer = self.peer.as_ref().filter(|peer| peer.is_in_sync() && !peer.is_leaving());
+        peer.is_some_and(|peer| context.channel_is_up(peer.node))
+    }
+
     /// The own leg failed: let the other in-sync side own.
     pub(crate) fn give_up(&mut self, cause: &str, context: &mut Context<'_>) {
-        let other_can = self.peer.as_ref().is_some_and(Peer::is_in_sync);
+        let other_can = self.other_can_own(context);
         if other_can && self.hand_over.again(context.now, context.times.escalation_retry_ms) {
             context.escalate(Escalation::HandOver {
                 group: self.group,
@@ -468,8 +475,7 @@ impl Owner {
     /// The own leg keeps requests, or the token, waiting beyond the deadline: another side can do
     /// better.
     fn check_own_deadlines(&mut self, context: &mut Context<'_>) {
-        let other_can = self.peer.as_ref().is_some_and(Peer::is_in_sync);
-        if !other_can || self.stage == Stage::Stopped {
+        if !self.other_can_own(context) || self.stage == Stage::Stopped {
             return;
         }
         let deadline = Duration::from_millis(context.times.leg_deadline_ms);
