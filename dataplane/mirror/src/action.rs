@@ -62,7 +62,22 @@ pub enum HostOperation {
     },
     /// Everything acknowledged is durable already; answered in order of arrival.
     Flush,
+    /// Keep this record in the headers of the volume's legs. Answered `Done` when every leg that
+    /// counts has it durably, `Busy` or `OutOfRange` if nothing was done, `PathError` if another node
+    /// owns by now and the outcome is its to tell; it is never given up before.
+    PutRecord {
+        /// What; at most [`RECORD_BYTES_MAX`].
+        record: Vec<u8>,
+    },
+    /// Answered `Done` while nobody else can own the volume: the same proof as a read needs.
+    Confirm {
+        /// Only once every request that is under way on the volume now has ended, on every leg.
+        after_all: bool,
+    },
 }
+
+/// Most bytes of a volume's record: what a header has room for.
+pub const RECORD_BYTES_MAX: usize = 3_000;
 
 /// Most bytes that one read or write may carry.
 pub const TRANSFER_MAX: u32 = 1 << 20;
@@ -91,6 +106,8 @@ pub enum HostOutcome {
     Busy,
     /// No copy of these blocks can be read.
     MediumError,
+    /// A reservation forbids it. Never a mirror's answer: reservations are judged before.
+    Conflict,
 }
 
 /// Something that the reactor must do for a mirror.
@@ -130,6 +147,18 @@ pub enum Action {
         group: GroupId,
         /// Its state from here on.
         access: Access,
+    },
+    /// This node begins to serve a volume (again): its record, as the legs have it. Comes before the
+    /// access state does.
+    Record {
+        /// Its group.
+        group: GroupId,
+        /// Which volume.
+        volume: VolumeId,
+        /// What was last put; empty if nothing was.
+        record: Vec<u8>,
+        /// No process lives that knew it: all of the volume's nodes were restarted since.
+        is_cold: bool,
     },
     /// Keep (or stop keeping) a channel to this peer: connect, authenticate, then call
     /// `Mirror::channel_up`; reconnect with bounded back-off (100 ms) while wanted.

@@ -140,6 +140,15 @@ impl Group {
                 }
             }
         }
+        if let Some(owner) = &mut self.owner
+            && !owner.records.is_empty()
+        {
+            owner.advance_records(&mut self.keeper, context);
+            // An own leg that cannot take a put says so at once.
+            if !self.keeper.events.is_empty() {
+                self.settle_events(context);
+            }
+        }
     }
 
     fn owner_done(
@@ -156,6 +165,9 @@ impl Group {
             OwnerCall::Work(key) => owner.work_at_own(key, result, keeper, context),
             OwnerCall::Intent(key) => owner.intent_noted(key, result.map(drop), keeper, context),
             OwnerCall::Copy(key) => owner.copy_read(key, result, context),
+            OwnerCall::Record(number) => {
+                owner.record_at_own(number, result.map(drop), context);
+            }
             OwnerCall::Mark => owner.marked(true, result.is_ok(), context),
             OwnerCall::Joining => owner.joining_noted(result.is_ok(), keeper, context),
         }
@@ -224,6 +236,11 @@ impl Group {
             Control::Mark { bar, mark, .. } => {
                 self.marks.insert(id);
                 self.keeper.mark(bar, mark, &|_, _| false, Client::Link(id), context.out);
+            }
+            Control::PutRecord { bar, volume, number, record, .. } => {
+                self.marks.insert(id);
+                let client = Client::Link(id);
+                self.keeper.put_record(volume, bar, number, record, client, context.out);
             }
             Control::Hello { .. } | Control::Prove { .. } | Control::Grant { .. } => {
                 context.out.actions.push_back(Action::LinkReply {

@@ -48,6 +48,10 @@ pub struct Header {
     pub nonce: u64,
     /// The last one before that which both legs had.
     pub agreed_nonce: u64,
+    /// What the volume's owner wants to be kept, opaque; at most [`RECORD_BYTES_MAX`] bytes.
+    ///
+    /// [`RECORD_BYTES_MAX`]: crate::RECORD_BYTES_MAX
+    pub record: Vec<u8>,
 }
 
 impl Header {
@@ -127,6 +131,7 @@ mod tests {
             map_since: Some(7),
             nonce: 11,
             agreed_nonce: 10,
+            record: vec![0xAB; 5],
         }
     }
 
@@ -151,8 +156,28 @@ mod tests {
         assert_eq!(&bytes[..12], b"VOUTELEG\x01\0\0\0");
         assert_eq!(
             voute_schemas::Hash::of(&bytes).to_string(),
-            "a6370e71a34cfa9600859a349d6c19b910b5e091b854be99c7a2cb084804c64d"
+            "b0ea6ae7960690441dbf2093a77dc2759a155098fcd205b2451b86cbb0a4888b"
         );
+    }
+
+    #[test]
+    fn the_longest_record_fits() {
+        let mut longest = header(u64::MAX);
+        longest.record = vec![0xFF; crate::RECORD_BYTES_MAX];
+        longest.token.incarnation = u64::MAX;
+        longest.token.session = u64::MAX;
+        longest.token.epoch.sequence = Sequence(u64::MAX);
+        for number in [
+            &mut longest.size_bytes,
+            &mut longest.region_bytes,
+            &mut longest.pages,
+            &mut longest.nonce,
+            &mut longest.agreed_nonce,
+        ] {
+            *number = u64::MAX;
+        }
+        (longest.joining, longest.map_since) = (Some(u64::MAX), Some(u64::MAX));
+        assert_eq!(Header::decode(&longest.encode()), Some(longest));
     }
 
     #[test]

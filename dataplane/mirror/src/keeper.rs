@@ -14,13 +14,16 @@
 //! While a higher token is being taken no bar is current, and the headers are written only when
 //! every request under the lower one has left the device queue (rule 1).
 
-use crate::action::{DeviceFault, DeviceKind, DeviceResult, IncomingTag, Payload};
+use crate::action::{
+    DeviceFault, DeviceKind, DeviceResult, IncomingTag, Payload, RECORD_BYTES_MAX,
+};
 use crate::header::{HEADER_AREA_BYTES, Header};
 use crate::link::{Bar, LegReport, Mark};
 use crate::map::{self, Bits, PAGE_BYTES, REGIONS_PER_PAGE};
 use crate::out::{DeviceClient, Out};
 use crate::owner::OwnerCall;
 use crate::pending::Pending;
+use crate::record::fingerprint;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,6 +157,10 @@ struct Leg {
     new_pages: u64,
     /// When `LegFormatted` is to be said again, if the log does not say so.
     tell_formatted_at: Duration,
+    /// Under which bar the record was put last, and its number.
+    last_put: Option<(Bar, u64)>,
+    /// This process put the record, or its node served by it.
+    record_is_live: bool,
 }
 
 struct Barring {
@@ -262,6 +269,7 @@ impl Keeper {
             map_since: in_sync.then_some(spec.epoch.sequence.0),
             nonce: 0,
             agreed_nonce: 0,
+            record: Vec::new(),
         };
         self.legs.push(Leg {
             id,
@@ -279,6 +287,8 @@ impl Keeper {
             growing: false,
             new_pages: 0,
             tell_formatted_at: Duration::ZERO,
+            last_put: None,
+            record_is_live: false,
         });
         // A token that is held is not in the new leg's header.
         self.bar = None;
@@ -408,6 +418,7 @@ impl Keeper {
         state.header.nonce = 0;
         state.header.agreed_nonce = 0;
         state.header.joining = None;
+        state.header.record = Vec::new();
         state.header.token = self.held;
         state.pages = (0..state.header.pages).map(|_| (1, Writer::default())).collect();
         self.format_pages(leg, 0, out);
@@ -682,6 +693,8 @@ impl Keeper {
             nonce: leg.header.nonce,
             agreed_nonce: leg.header.agreed_nonce,
             dirty: leg.dirty.any(),
+            record: fingerprint(&leg.header.record),
+            record_is_live: leg.record_is_live,
         });
         reports.collect()
     }
@@ -818,6 +831,54 @@ impl Keeper {
             leg.header.joining = Some(epoch.sequence.0);
         }
         self.write_headers(client, out);
+    }
+
+    /// Writes a volume's record into its leg's header, unless a later one of the same bar is there.
+    /// One [`KeeperEvent::Done`].
+    pub(crate) fn put_record(
+        &mut self,
+        volume: u32,
+        bar: Bar,
+        number: u64,
+        record: Vec<u8>,
+        client: Client,
+        out: &mut Out,
+    ) {
+        let fault = match self.position(volume) {
+            None => LegFault::Unknown,
+            Some(_) if self.bar != Some(bar) => LegFault::Stale,
+            Some(_) if record.len() > RECORD_BYTES_MAX => LegFault::Invalid,
+            Some(index) => match self.usable() {
+                Err(fault) => fault,
+                Ok(()) => {
+                    let leg = &mut self.legs[index];
+                    let is_later = |last: (Bar, u64)| last.0 != bar || last.1 < number;
+                    if leg.last_put.is_none_or(is_later) {
+                        leg.last_put = Some((bar, number));
+                        leg.header.record = record;
+                    }
+                    leg.record_is_live = true;
+                    return self.write_header(index, Waiter::Client(client), out);
+                }
+            },
+        };
+        self.events.push_back(KeeperEvent::Done(client, Err(fault)));
+    }
+
+    pub(crate) fn record(&self, volume: u32) -> Vec<u8> {
+        let leg = self.position(volume).map(|index| &self.legs[index]);
+        leg.map(|leg| leg.header.record.clone()).unwrap_or_default()
+    }
+
+    /// Whether this process put the volume's record, or served by it.
+    pub(crate) fn record_is_live(&self, volume: u32) -> bool {
+        self.position(volume).is_some_and(|index| self.legs[index].record_is_live)
+    }
+
+    pub(crate) fn enliven_record(&mut self, volume: u32) {
+        if let Some(index) = self.position(volume) {
+            self.legs[index].record_is_live = true;
+        }
     }
 
     fn write_headers(&mut self, client: Client, out: &mut Out) {

@@ -22,6 +22,7 @@ mod out;
 mod owner;
 mod peer;
 mod pending;
+mod record;
 pub mod wire;
 mod work;
 
@@ -309,7 +310,8 @@ impl Mirror {
         let group = match &control {
             Control::Bar { group, .. }
             | Control::FetchMap { group, .. }
-            | Control::Mark { group, .. } => Some(*group),
+            | Control::Mark { group, .. }
+            | Control::PutRecord { group, .. } => Some(*group),
             Control::Hello { .. } | Control::Prove { .. } | Control::Grant { .. } => None,
         };
         match group.and_then(|group| self.groups.get_mut(&group)) {

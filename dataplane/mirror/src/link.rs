@@ -129,6 +129,19 @@ pub enum Control {
         /// Revocations that the asker has seen.
         seen: u64,
     },
+    /// Keep a volume's record in its leg's header.
+    PutRecord {
+        /// Which group.
+        group: GroupId,
+        /// Under which token.
+        bar: Bar,
+        /// Number of the volume.
+        volume: u32,
+        /// Rises with each that is sent under the bar: a lower one that comes later changes nothing.
+        number: u64,
+        /// The record, at most [`RECORD_BYTES_MAX`](crate::RECORD_BYTES_MAX) bytes.
+        record: Vec<u8>,
+    },
 }
 
 /// States that an owner writes into its peer's (and its own) leg headers.
@@ -247,6 +260,10 @@ pub struct LegReport {
     pub agreed_nonce: u64,
     /// Whether any region of its map is dirty.
     pub dirty: bool,
+    /// Names its record's content.
+    pub record: u64,
+    /// Whether the process there put that record, or served by it.
+    pub record_is_live: bool,
 }
 
 /// A peer's answer.

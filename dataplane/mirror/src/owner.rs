@@ -26,6 +26,7 @@ use crate::link::Bar;
 use crate::out::Out;
 use crate::peer::{Peer, Role};
 use crate::pending::Pending;
+use crate::record::Records;
 use crate::work::{VolumeState, Work};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -44,19 +45,29 @@ pub(crate) enum OwnerCall {
     Copy(u64),
     Mark,
     Joining,
+    /// With the number of the put.
+    Record(u64),
 }
 
 /// What a request of the owner to its peer was for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LinkPurpose {
     Bar,
-    Map { volume: usize },
+    Map {
+        volume: usize,
+    },
     MarkInconsistent,
     MarkConsistent,
     MarkInSync,
     Work(u64),
     PeerRead(u64),
     Copy(u64),
+    /// With its number.
+    Put {
+        number: u64,
+    },
+    /// One of the own copies, when opening or resyncing.
+    Record,
 }
 
 /// What the machines of a group need from outside it.
@@ -140,6 +151,7 @@ pub(crate) struct Owner {
     pub(crate) copies: Pending<Job>,
     pub(crate) volumes: Vec<VolumeState>,
     pub(crate) works: Pending<Work>,
+    pub(crate) records: Records,
     /// Claims granted while something else was being done.
     pub(crate) woken: Vec<u64>,
     pub(crate) settle_own_map: bool,
@@ -178,6 +190,7 @@ impl Owner {
             copies: Pending::new(),
             volumes: spec.volumes.iter().map(VolumeState::new).collect(),
             works: Pending::new(),
+            records: Records::default(),
             woken: Vec::new(),
             settle_own_map: false,
             access: None,
@@ -246,6 +259,7 @@ impl Owner {
         for key in self.works.keys() {
             self.answer(key, HostOutcome::PathError, context);
         }
+        self.give_back_records(context);
         self.tell(Access::Inaccessible, context);
     }
 
@@ -281,6 +295,11 @@ impl Owner {
         match self.stage {
             Stage::Opening | Stage::Rebarring => self.drive_opening(keeper, context),
             Stage::Serving => {
+                if self.volumes.iter().any(|volume| !volume.record_is_told)
+                    && keeper.usable().is_ok()
+                {
+                    self.tell_records(keeper, context);
+                }
                 self.drive_peer(keeper, context);
                 self.drive_copier(keeper, context);
             }
@@ -296,6 +315,7 @@ impl Owner {
         self.barring_since = None;
         self.confirmed = false;
         self.reopen_at = None;
+        self.volumes.iter_mut().for_each(|volume| volume.record_is_told = false);
         self.lose_peer_bar(context);
         if let Some(peer) = &mut self.peer {
             peer.unready_since = None;
@@ -441,8 +461,10 @@ impl Owner {
             });
         }
         self.stage = Stage::Serving;
+        self.tell_records(keeper, context);
         self.tell(Access::Optimized, context);
         self.restart_deadlines(context.now);
+        self.restart_record_deadlines(context.now);
         self.peer_opened(keeper, context);
         self.drive_peer(keeper, context);
         self.retry_works(keeper, context);
@@ -470,6 +492,7 @@ impl Owner {
         self.ask_join(keeper, context);
         self.drive(keeper, context);
         self.retry_works(keeper, context);
+        self.wake_records();
     }
 
     /// The own leg keeps requests, or the token, waiting beyond the deadline: another side can do
@@ -488,6 +511,7 @@ impl Owner {
     pub(crate) fn next_deadline(&self, context_now: Duration) -> Option<Duration> {
         let busy = self.stage != Stage::Serving
             || self.works.len() > 0
+            || !self.records.is_empty()
             || self.peer.as_ref().is_some_and(Peer::is_busy)
             || self.copier.is_some();
         let soon = busy.then(|| context_now + Duration::from_millis(20));

@@ -45,6 +45,8 @@ enum Step {
     Barring,
     Fetching,
     Marking,
+    /// The peer gets the own copies of the records.
+    Recording,
     Ready,
 }
 
@@ -74,6 +76,8 @@ pub(crate) struct Peer {
     /// The state that both legs are equal is to be written down.
     mark_wanted: bool,
     marking: Option<(bool, bool)>,
+    /// Records that it was sent in this round and has not confirmed.
+    records_left: usize,
     last_common: u64,
 }
 
@@ -100,6 +104,7 @@ impl Peer {
             leaving: None,
             mark_wanted: side.in_sync,
             marking: None,
+            records_left: 0,
             last_common: spec.last_common.sequence.0,
         })
     }
@@ -142,6 +147,27 @@ impl Peer {
         if self.step == Step::Ready { self.bar.map(|(bar, _)| bar) } else { None }
     }
 
+    /// The bar, whatever may be sent under it now.
+    pub(crate) fn held_bar(&self) -> Option<Bar> {
+        self.bar.map(|(bar, _)| bar)
+    }
+
+    fn report(&self, volume: u32) -> Option<&LegReport> {
+        self.reports.iter().find(|report| report.volume == volume)
+    }
+
+    pub(crate) fn has_record(&self, volume: u32, fingerprint: u64) -> bool {
+        self.report(volume).is_some_and(|report| report.record == fingerprint)
+    }
+
+    pub(crate) fn has_live_record(&self, volume: u32) -> bool {
+        self.report(volume).is_some_and(|report| report.record_is_live)
+    }
+
+    pub(crate) fn expect_records(&mut self, count: usize) {
+        self.records_left = count;
+    }
+
     pub(crate) fn session(&self) -> Option<u64> {
         self.bar.map(|(_, session)| session)
     }
@@ -164,6 +190,7 @@ impl Peer {
         self.step = Step::Idle;
         self.marking = None;
         self.mark_sent = None;
+        self.records_left = 0;
         self.round = out.next_session();
     }
 
@@ -298,6 +325,8 @@ impl Owner {
                     && nonces_agree(&peer.reports, keeper)
                 {
                     peer.is_made_ready();
+                    // A peer that was restarted is to know that the record lives on here.
+                    self.send_records(false, keeper, context);
                     self.retry_works(keeper, context);
                 } else {
                     self.refuse_strange_leg(context);
@@ -482,10 +511,37 @@ impl Owner {
         {
             return self.refuse_strange_leg(context);
         }
+        // What the owner begins to serve by must not be taken back by a failover.
+        peer.step = Step::Recording;
+        self.judge_records(keeper);
+        if self.send_records(false, keeper, context) == 0 {
+            self.begin_ready(keeper, context);
+        }
+    }
+
+    /// The peer of an owner that opens has what it needs: what may differ is settled from here on.
+    fn begin_ready(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(peer) = &mut self.peer else { return };
         let fetched = std::mem::take(&mut peer.fetched);
         peer.is_made_ready();
         self.begin_settling(fetched, keeper);
         self.drive(keeper, context);
+    }
+
+    /// The peer has one of the records that it was sent in this round.
+    fn recorded(&mut self, reply: &ControlReply, keeper: &mut Keeper, context: &mut Context<'_>) {
+        match reply {
+            ControlReply::Done => {}
+            ControlReply::Refused(refusal) => return self.peer_refused(*refusal, context),
+            _ => return self.peer_refused(LinkRefusal::Invalid, context),
+        }
+        let Some(peer) = &mut self.peer else { return };
+        peer.records_left = peer.records_left.saturating_sub(1);
+        match (peer.records_left, peer.role, peer.step) {
+            (0, Role::Resync, Step::Ready) => self.mark_copied(keeper, context),
+            (0, _, Step::Recording) => self.begin_ready(keeper, context),
+            _ => {}
+        }
     }
 
     /// A clone or a restored image among the legs: nobody can say which is right. The peer is taken
@@ -574,8 +630,19 @@ impl Owner {
         }
     }
 
-    /// Everything is copied: from the asking on the peer counts; that is written down first.
+    /// Every region is copied: the records are left.
     pub(crate) fn copied(&mut self, keeper: &Keeper, context: &mut Context<'_>) {
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.role == Role::Resync) else {
+            return;
+        };
+        peer.mark_sent = Some(context.now);
+        if self.send_records(true, keeper, context) == 0 {
+            self.mark_copied(keeper, context);
+        }
+    }
+
+    /// Everything is copied: from the asking on the peer counts; that is written down first.
+    fn mark_copied(&mut self, keeper: &Keeper, context: &mut Context<'_>) {
         let Some(peer) = self.peer.as_mut().filter(|peer| peer.role == Role::Resync) else {
             return;
         };
@@ -741,8 +808,14 @@ impl Owner {
         match purpose {
             LinkPurpose::Work(key) => self.work_at_peer(key, round, reply, keeper, context),
             LinkPurpose::PeerRead(key) => self.read_at_peer(key, round, reply, keeper, context),
+            LinkPurpose::Put { number } if is_current && reply.is_some() => {
+                self.record_at_peer(number, round, reply, context);
+            }
             // Everything else is done again in each round.
             _ if !is_current => {}
+            // Sent again in the next round.
+            LinkPurpose::Put { .. } => {}
+            LinkPurpose::Record => self.recorded(&control(reply), keeper, context),
             LinkPurpose::Bar => self.peer_barred(control(reply), keeper, context),
             LinkPurpose::Map { volume } => {
                 self.map_fetched(volume, control(reply), keeper, context)

@@ -38,6 +38,10 @@ pub(crate) struct VolumeState {
     /// when it was last used.
     hot: HashMap<u64, Hot>,
     clock: u64,
+    /// No process lives that knew the record; `None`: not judged yet.
+    pub(crate) record_is_cold: Option<bool>,
+    /// It was told since the last opening began.
+    pub(crate) record_is_told: bool,
 }
 
 #[derive(Default)]
@@ -54,6 +58,8 @@ impl VolumeState {
             unsettled: BTreeSet::new(),
             hot: HashMap::new(),
             clock: 0,
+            record_is_cold: None,
+            record_is_told: false,
         }
     }
 
@@ -220,6 +226,12 @@ impl Owner {
                 return reply(request.id, HostOutcome::OutOfRange, context);
             }
             HostOperation::Flush => return reply(request.id, HostOutcome::Done, context),
+            HostOperation::PutRecord { record } => {
+                return self.submit_record(request.id, volume, record, context);
+            }
+            HostOperation::Confirm { after_all } => {
+                return self.submit_confirm(request.id, volume, after_all, context);
+            }
         };
         if let Some(outcome) = self.check(volume, &kind) {
             return reply(request.id, outcome, context);
@@ -456,7 +468,7 @@ impl Owner {
         }
     }
 
-    fn lease_is_valid(&self, context: &Context<'_>) -> bool {
+    pub(crate) fn lease_is_valid(&self, context: &Context<'_>) -> bool {
         if self.stage != Stage::Serving {
             return false;
         }
@@ -695,8 +707,15 @@ impl Owner {
 
     // --- what changes around them
 
+    /// Requests under way on a volume.
+    pub(crate) fn works_of(&self, volume: usize) -> Vec<u64> {
+        let of_volume = |key: &u64| self.works.get(*key).is_some_and(|work| work.volume == volume);
+        self.works.keys().into_iter().filter(of_volume).collect()
+    }
+
     /// The peer does not count any more.
     pub(crate) fn forget_peer_in_works(&mut self) {
+        self.forget_peer_in_records();
         for key in self.works.keys() {
             if let Some(work) = self.works.get_mut(key) {
                 work.peer = AtLeg::NotNeeded;
@@ -748,26 +767,32 @@ impl Owner {
     pub(crate) fn oldest_unanswered(&self, context: &Context<'_>) -> bool {
         let deadline = context.times.leg_deadline_ms;
         let late = |since: Duration| to_ms(context.now.saturating_sub(since)) >= deadline;
-        self.works.keys().into_iter().filter_map(|key| self.works.get(key)).any(|work| {
-            let serving = self.stage == Stage::Serving;
-            match (work.step, work.peer) {
-                (Step::Writing, AtLeg::Sent { .. } | AtLeg::Needed) => serving && late(work.since),
-                (Step::AwaitingLease, _) => serving && late(work.since),
-                _ => false,
-            }
-        })
+        let late_works =
+            self.works.keys().into_iter().filter_map(|key| self.works.get(key)).any(|work| {
+                let serving = self.stage == Stage::Serving;
+                match (work.step, work.peer) {
+                    (Step::Writing, AtLeg::Sent { .. } | AtLeg::Needed) => {
+                        serving && late(work.since)
+                    }
+                    (Step::AwaitingLease, _) => serving && late(work.since),
+                    _ => false,
+                }
+            });
+        late_works || self.peer_record_is_late(late)
     }
 
     /// Whether the own leg has kept any request waiting for so long.
     pub(crate) fn own_leg_is_late(&self, now: Duration, deadline: Duration) -> bool {
-        self.works.keys().into_iter().filter_map(|key| self.works.get(key)).any(|work| {
-            let at_it = match work.step {
-                Step::Reading | Step::Writing => matches!(work.own, AtLeg::Sent { .. }),
-                Step::Intent(_) => true,
-                _ => false,
-            };
-            at_it && work.since + deadline <= now
-        })
+        let late_works =
+            self.works.keys().into_iter().filter_map(|key| self.works.get(key)).any(|work| {
+                let at_it = match work.step {
+                    Step::Reading | Step::Writing => matches!(work.own, AtLeg::Sent { .. }),
+                    Step::Intent(_) => true,
+                    _ => false,
+                };
+                at_it && work.since + deadline <= now
+            });
+        late_works || self.own_record_is_late(|since| since + deadline <= now)
     }
 
     /// This owner begins to serve: what was held meanwhile is nobody's delay.

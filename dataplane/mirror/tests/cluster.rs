@@ -33,6 +33,8 @@ fn a_quiet_pair_serves_and_stays_in_sync() {
         "only {} writes were acknowledged",
         simulation.acknowledged()
     );
+    let (records, confirmed) = simulation.records_acknowledged();
+    assert!(records > 100 && confirmed > 50, "{records} records put, {confirmed} confirmations");
 }
 
 #[test]

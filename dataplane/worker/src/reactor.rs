@@ -447,6 +447,7 @@ impl Reactor {
                 }
                 self.tell_agent(FromReactor::Changed);
             }
+            Action::Record { .. } => {}
             Action::Channel { peer, wanted } => self.want_channel(place, peer, wanted),
         }
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use voute_buffer::Buffer;
 use voute_mirror::{Access, HostOperation, HostOutcome, HostRequest, HostTag};
 
-pub const WORKERS: usize = 8;
+pub const WORKERS: usize = 9;
+/// Puts records, and asks for confirmations.
+const PUTTER: usize = WORKERS - 1;
 const WRITERS: usize = 5;
 /// Blocks in a row that one writer owns, in turn.
 const STRETCH: u64 = 8;
@@ -48,6 +50,20 @@ enum Task {
         block: u64,
         least: u64,
     },
+    Put {
+        value: u64,
+    },
+    Confirm,
+}
+
+/// The volume's record, a register with one writer.
+#[derive(Default)]
+struct Record {
+    issued: u64,
+    acknowledged: u64,
+    acknowledged_at: Duration,
+    /// What an owner was told when it began to serve.
+    seen: u64,
 }
 
 pub struct Host {
@@ -59,6 +75,8 @@ pub struct Host {
     tags: u64,
     stopped: bool,
     pub acknowledged: u64,
+    record: Record,
+    pub confirmed: u64,
     pub medium_errors: u64,
     /// What the last reading of everything returned.
     pub found: Vec<Vec<u8>>,
@@ -77,6 +95,8 @@ impl Default for Host {
             tags: 0,
             stopped: false,
             acknowledged: 0,
+            record: Record::default(),
+            confirmed: 0,
             medium_errors: 0,
             found: Vec::new(),
         }
@@ -129,6 +149,11 @@ impl Simulation {
                 }
                 _ => Task::Write { begin, values: self.host.issue(begin, count, false) },
             }
+        } else if worker == PUTTER && self.random.chance(30) {
+            Task::Confirm
+        } else if worker == PUTTER {
+            self.host.record.issued += 1;
+            Task::Put { value: self.host.record.issued }
         } else {
             let block = self.random.below(blocks);
             self.read_task(block)
@@ -184,6 +209,8 @@ impl Simulation {
             Task::Read { block, .. } => {
                 HostOperation::Read { offset: block * BLOCK, length: BLOCK as u32 }
             }
+            Task::Put { value } => HostOperation::PutRecord { record: record_of(*value) },
+            Task::Confirm => HostOperation::Confirm { after_all: true },
         };
         let volume = self.log.volume();
         self.submit(node, worker, attempt, HostRequest { id, volume, operation });
@@ -218,6 +245,15 @@ impl Simulation {
             (Task::Swap { .. }, HostOutcome::Miscompare { .. }) if !first_try => {
                 self.host_next(worker);
             }
+            (Task::Put { value }, HostOutcome::Done) => {
+                let record = &mut self.host.record;
+                (record.acknowledged, record.acknowledged_at) = (value, self.now);
+                self.host_next(worker);
+            }
+            (Task::Confirm, HostOutcome::Done) => {
+                self.host.confirmed += 1;
+                self.host_next(worker);
+            }
             (Task::Read { block, least }, HostOutcome::Data(data)) => {
                 self.check(block, least, &data);
                 if let Some(found) = self.host.found.get_mut(block as usize) {
@@ -242,6 +278,36 @@ impl Simulation {
             }
             (_, outcome) => panic!("seed {}: the host got {outcome:?} at {:?}", self.seed, self.now),
         }
+    }
+
+    pub fn is_confirmed(&self, worker: usize, outcome: &HostOutcome) -> bool {
+        matches!((&self.host.tasks[worker], outcome), (Task::Confirm, HostOutcome::Done))
+    }
+
+    pub fn records_acknowledged(&self) -> (u64, u64) {
+        (self.host.record.acknowledged, self.host.confirmed)
+    }
+
+    /// An owner that begins to serve was told the record.
+    pub fn record_told(&mut self, node: usize, record: &[u8], is_cold: bool) {
+        let value = record
+            .get(..8)
+            .map_or(0, |first| u64::from_le_bytes(first.try_into().expect("eight bytes")));
+        let known = &mut self.host.record;
+        assert_eq!(record, record_of(value), "seed {}: a torn record", self.seed);
+        let least = known.acknowledged.max(known.seen);
+        assert!(
+            (least..=known.issued).contains(&value),
+            "seed {}: node {node} serves by record {value} at {:?}, but {least} was acknowledged or served by",
+            self.seed,
+            self.now
+        );
+        known.seen = value;
+        assert!(
+            !is_cold || known.acknowledged_at <= self.nodes[node].started,
+            "seed {}: node {node} knew the record, but was told that nobody does",
+            self.seed
+        );
     }
 
     fn host_acknowledged(&mut self, block: u64, value: u64) {
@@ -324,4 +390,8 @@ impl Simulation {
         }
         std::mem::take(&mut self.host.found)
     }
+}
+
+fn record_of(value: u64) -> Vec<u8> {
+    if value == 0 { Vec::new() } else { value.to_le_bytes().repeat(1 + value as usize % 40) }
 }

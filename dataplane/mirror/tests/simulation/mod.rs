@@ -91,6 +91,8 @@ pub struct Node {
     hung_until: Duration,
     /// Its leg is memory: it is gone when its process ends.
     is_memory: bool,
+    /// When its process started.
+    pub started: Duration,
     /// Its link is slow until then.
     slow_until: Duration,
 }
@@ -133,6 +135,7 @@ impl Simulation {
             log_reachable: true,
             hung_until: Duration::ZERO,
             is_memory: false,
+            started: Duration::ZERO,
             slow_until: Duration::ZERO,
         };
         let mut nodes = [node(), node()];
@@ -197,6 +200,7 @@ impl Simulation {
             times: Times::default(),
         };
         state.mirror = Some(Mirror::new(identity, self.now));
+        state.started = self.now;
         let process = state.process;
         self.tell(|| format!("node {node} starts"));
         let spec = self.log.spec();
@@ -273,6 +277,7 @@ impl Simulation {
                     self.after(delay, Event::LinkReply { to: 1 - node, connection, tag, reply });
                 }
                 Action::HostReply { id, outcome } => self.host_reply(node, id, outcome),
+                Action::Record { record, is_cold, .. } => self.record_told(node, &record, is_cold),
                 Action::Escalate(escalation) => {
                     self.tell(|| format!("node {node} asks {escalation:?}"));
                     let delay = self.random.micros(300, 5_000);
@@ -736,6 +741,10 @@ impl Simulation {
 
     fn host_reply(&mut self, node: usize, id: HostTag, outcome: HostOutcome) {
         if let Some((worker, attempt)) = self.nodes[node].requests.remove(&id.0) {
+            if self.is_confirmed(worker, &outcome) {
+                let earlier = self.nodes[node].requests.keys().find(|other| **other < id.0);
+                assert_eq!(earlier, None, "seed {}: confirmed before all had ended", self.seed);
+            }
             self.host_answered(worker, attempt, outcome);
         }
     }

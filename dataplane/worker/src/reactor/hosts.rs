@@ -309,6 +309,7 @@ fn nvme_outcome(outcome: HostOutcome, is_write: bool) -> nvme::Outcome {
         HostOutcome::Transition => Outcome::Failed(Status::ana_transition()),
         HostOutcome::Busy => Outcome::Failed(Status::path_error()),
         HostOutcome::OutOfRange => Outcome::Failed(Status::lba_out_of_range()),
+        HostOutcome::Conflict => Outcome::Failed(Status::reservation_conflict()),
         HostOutcome::MediumError if is_write => Outcome::Failed(Status::write_fault()),
         HostOutcome::MediumError => Outcome::Failed(Status::unrecovered_read_error()),
     }
@@ -325,6 +326,9 @@ fn iscsi_outcome(outcome: HostOutcome, lba: u64, is_write: bool) -> iscsi::Outco
         HostOutcome::Transition => Outcome::Failed(Failure::NotReady(NotReady::Transition)),
         HostOutcome::Busy => Outcome::Failed(Failure::Busy),
         HostOutcome::OutOfRange => Outcome::Failed(Failure::OutOfRange),
+        HostOutcome::Conflict => {
+            Outcome::Failed(Failure::Reservation(voute_reservation::Refusal::Conflict))
+        }
         HostOutcome::MediumError if is_write => Outcome::Failed(Failure::UnwritableMedium { lba }),
         HostOutcome::MediumError => Outcome::Failed(Failure::UnreadableMedium { lba }),
     }
