@@ -8,6 +8,7 @@
 //!
 //! A surfaced task is never cancelled: an abort waits for its end and only withholds the answer.
 
+mod copying;
 mod management;
 mod respond;
 mod text_request;
@@ -21,10 +22,12 @@ use crate::pdu::{self, Digests, Header, RESERVED_TAG, opcode, reject, serial_bef
 use crate::request::{Operation, Outcome, Request, Tag};
 use crate::scsi::cdb::Cdb;
 use crate::scsi::command::{self, Context, Plan, Refusal, Work};
+use crate::scsi::copy_results::{CopyResults, State};
 use crate::scsi::{Attention, Sense, status};
 use crate::session::{self, Mail, Session};
 use crate::target::{Directory, Portal, Target};
 use crate::task::{Answer, Stage, Task, Tasks};
+pub(crate) use copying::CopyTask;
 use management::PendingAnswer;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -64,6 +67,7 @@ pub(crate) struct FullFeature {
     surfaced_bytes: usize,
     units: Units,
     pending: Vec<PendingAnswer>,
+    copies: CopyResults,
     text: Option<TextAnswer>,
     is_over: bool,
 }
@@ -95,6 +99,7 @@ impl FullFeature {
             surfaced: 0,
             surfaced_bytes: 0,
             pending: Vec::new(),
+            copies: CopyResults::default(),
             text: None,
             is_over: false,
         };
@@ -310,6 +315,7 @@ impl FullFeature {
             allocation: 0,
             report: None,
             reserves: false,
+            copy: None,
             buffer: None,
             received: 0,
             requested: 0,
@@ -358,6 +364,7 @@ impl FullFeature {
             nexus: &self.nexus,
             portal: &self.portal,
             target_name: &self.target.config.name,
+            copies: &self.copies,
             announced_out: task.expected_out,
         };
         command::plan(cdb, &context)
@@ -366,6 +373,10 @@ impl FullFeature {
     /// Moves a task on by what its command came to.
     fn carry_out(&mut self, slot: usize, plan: Result<Plan, Refusal>) {
         let mut told = None;
+        let plan = match plan {
+            Ok(Plan::Copy(list)) => return self.begin_copy(slot, list),
+            plan => plan,
+        };
         let Some(task) = self.tasks.get_mut(slot) else { return };
         task.stage = match plan {
             Ok(Plan::Good) => Stage::Answered(Answer::Status(status::GOOD, None)),
@@ -380,6 +391,7 @@ impl FullFeature {
                 Stage::Ready(Work::Operation(report))
             }
             Ok(Plan::Submit(work)) => Stage::Ready(work),
+            Ok(Plan::Copy(_)) => Stage::Waiting,
             Ok(Plan::SubmitAllocation { lba, blocks, allocation }) => {
                 task.allocation = allocation;
                 Stage::ReadyAllocation { lba, blocks }
@@ -448,6 +460,7 @@ impl FullFeature {
             nexus: &self.nexus,
             portal: &self.portal,
             target_name: &self.target.config.name,
+            copies: &self.copies,
             announced_out: data.len() as u32,
         };
         command::finish(then, data, &context)
@@ -482,7 +495,16 @@ impl FullFeature {
                 );
                 continue;
             };
-            let bytes = cost(&task.stage, unit.view.block_size as usize);
+            let block_size = match &task.copy {
+                None => Some(unit.view.block_size),
+                Some(copy) => self.units.block_size_of(copy.volume()),
+            };
+            let Some(block_size) = block_size else {
+                self.ready.pop_front();
+                self.strand_copy(slot, output);
+                continue;
+            };
+            let bytes = cost(&task.stage, block_size as usize);
             let is_full =
                 self.surfaced_bytes + bytes + output.len() > SURFACED_BYTES_MAX.max(OUTPUT_HIGH);
             if is_full && self.surfaced > 0 || output.len() >= OUTPUT_HIGH {
@@ -525,7 +547,8 @@ impl FullFeature {
         self.surfaced_bytes += bytes;
         self.surfaced += 1;
         let (host, nexus) = (self.initiator.clone(), self.nexus.clone());
-        Some(Request { tag, volume: task.volume, host, nexus, operation })
+        let volume = task.copy.as_ref().map_or(task.volume, |copy| copy.volume());
+        Some(Request { tag, volume, host, nexus, operation })
     }
 
     pub(crate) fn complete(
@@ -550,6 +573,8 @@ impl FullFeature {
         task.surfaced_bytes = 0;
         if task_is_aborted || is_closing {
             self.remove(slot);
+        } else if task.copy.is_some() {
+            self.continue_copy(slot, outcome, output);
         } else {
             self.answer_outcome(slot, outcome, output);
         }
@@ -563,6 +588,13 @@ impl FullFeature {
         let task = self.tasks.remove(slot)?;
         self.held_bytes -= task.held_bytes;
         self.immediate_tasks -= usize::from(task.is_immediate);
+        if let Some(copy) = &task.copy {
+            self.copies.end(
+                task.lun,
+                copy.results(),
+                State::Failed(status::TASK_ABORTED, Vec::new()),
+            );
+        }
         Some(task)
     }
 

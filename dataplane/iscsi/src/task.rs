@@ -1,5 +1,6 @@
 //! The tasks of a connection: what each waits for, found by slot, tag or initiator task tag.
 
+use crate::full_feature::CopyTask;
 use crate::request::{Tag, VolumeKey};
 use crate::scsi::command::{Then, Work};
 use std::collections::{HashMap, VecDeque};
@@ -60,6 +61,8 @@ pub(crate) struct Task {
     pub(crate) report: Option<u8>,
     /// It is a RESERVE: should its session end before its answer comes, the reservation must too.
     pub(crate) reserves: bool,
+    /// The copy that it is, while it goes on.
+    pub(crate) copy: Option<Box<CopyTask>>,
     pub(crate) buffer: Option<Buffer>,
     /// Data received in order up to here.
     pub(crate) received: u32,

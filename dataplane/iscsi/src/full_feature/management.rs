@@ -142,6 +142,7 @@ impl FullFeature {
         for unit in self.units.of_volume(volume) {
             ends_reservation |= unit.shared.reset();
             unit.attend(Attention::RESET);
+            self.copies.forget(unit.view.lun);
         }
         if ends_reservation {
             self.target.wish(volume, &self.nexus, Request::UnitReset);

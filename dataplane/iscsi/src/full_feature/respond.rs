@@ -24,6 +24,15 @@ fn residual(expected: u32, actual: u32) -> (u8, u32) {
     }
 }
 
+/// The status that tells a volume's failure, and the sense data if it needs any.
+pub(super) fn status_of(failure: Failure) -> (u8, Option<Sense>) {
+    match (failure, Sense::of_failure(failure)) {
+        (_, Some(sense)) => (status::CHECK_CONDITION, Some(sense)),
+        (Failure::Reservation(_), None) => (status::RESERVATION_CONFLICT, None),
+        (_, None) => (status::BUSY, None),
+    }
+}
+
 impl FullFeature {
     /// Sends the answer that a task holds.
     pub(super) fn answer(&mut self, slot: usize, output: &mut Vec<u8>) {
@@ -68,19 +77,10 @@ impl FullFeature {
                     output,
                 );
             }
-            Outcome::Failed(failure) => self.answer_failure(slot, failure, output),
-        }
-    }
-
-    fn answer_failure(&mut self, slot: usize, failure: Failure, output: &mut Vec<u8>) {
-        match (failure, Sense::of_failure(failure)) {
-            (_, Some(sense)) => {
-                self.answer_status(slot, status::CHECK_CONDITION, Some(sense), output);
+            Outcome::Failed(failure) => {
+                let (code, sense) = status_of(failure);
+                self.answer_status(slot, code, sense, output);
             }
-            (Failure::Reservation(_), None) => {
-                self.answer_status(slot, status::RESERVATION_CONFLICT, None, output);
-            }
-            (_, None) => self.answer_status(slot, status::BUSY, None, output),
         }
     }
 

@@ -43,6 +43,15 @@ impl Units {
     pub(super) fn find_mut(&mut self, lun: u16) -> Option<&mut Unit> {
         self.position(lun).map(|at| &mut self.units[at])
     }
+    /// The unit of this NAA identifier.
+    pub(super) fn of_naa(&self, naa: [u8; 16]) -> Option<&Unit> {
+        self.units.iter().find(|unit| unit.view.naa == naa)
+    }
+    /// The block size of a volume, bytes, if the host sees it.
+    pub(super) fn block_size_of(&self, volume: VolumeKey) -> Option<u32> {
+        let unit = self.units.iter().find(|unit| unit.view.volume == volume)?;
+        Some(unit.view.block_size)
+    }
     pub(super) fn numbers(&self) -> impl Iterator<Item = u16> {
         self.units.iter().map(|unit| unit.view.lun)
     }

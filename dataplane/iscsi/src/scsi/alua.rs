@@ -19,7 +19,7 @@ fn code(state: AluaState) -> u8 {
 }
 
 /// What refuses a medium command in a state that does not serve.
-pub(super) fn refusal(state: AluaState) -> Option<Sense> {
+pub(crate) fn refusal(state: AluaState) -> Option<Sense> {
     match state {
         AluaState::ActiveOptimized | AluaState::NonOptimized => None,
         AluaState::Standby => Some(Sense::STANDBY),

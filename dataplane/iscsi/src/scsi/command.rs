@@ -1,6 +1,8 @@
 //! What each command does: a pure function of the CDB, the LUN's view and the unit's shared state.
 
 use super::cdb::Cdb;
+use super::copy::{self, CopyList};
+use super::copy_results::CopyResults;
 use super::opcodes::{self, Access};
 use super::reservation;
 use super::reservation_out;
@@ -27,6 +29,8 @@ pub(crate) struct Context<'a> {
     pub(crate) nexus: &'a Nexus,
     pub(crate) portal: &'a Portal,
     pub(crate) target_name: &'a str,
+    /// The session's copies.
+    pub(crate) copies: &'a CopyResults,
     /// Bytes that the host announces to send.
     pub(crate) announced_out: u32,
 }
@@ -80,6 +84,8 @@ pub(crate) enum Plan {
     SubmitAllocation { lba: u64, blocks: u32, allocation: u32 },
     /// To the volume, whose reservations this service action tells, cut to this allocation length.
     SubmitReport { action: u8, allocation: u32 },
+    /// A copy, which is several requests to its volumes.
+    Copy(CopyList),
     /// So many bytes of data first.
     Take { length: u32, then: Then },
 }
@@ -95,6 +101,7 @@ pub(crate) enum Then {
     OrWrite { lba: u64 },
     WriteSame { lba: u64, blocks: u32, deallocate: bool },
     Unmap,
+    Copy,
     ModeSelect { is_long: bool },
     Reserve { action: u8, scope_and_type: u8 },
 }
@@ -143,6 +150,10 @@ fn decode(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Refusal> {
         (0xb7, _) => Plan::Respond(cut(vec![0, cdb.0[1] & 0x1f, 0, 0, 0, 0, 0, 0], cdb.u32_at(6))),
         (0x41 | 0x93, _) => write_same(cdb, context)?,
         (0x42, _) => unmap(cdb, context)?,
+        (0x83, _) => extended_copy(cdb)?,
+        (0x84, _) => {
+            Plan::Respond(cut(context.copies.answer(cdb, context.view.lun)?, cdb.u32_at(10)))
+        }
         (0x89, _) => compare_and_write(cdb, context)?,
         (0x8b, _) => or_write(cdb, context)?,
         (0x16 | 0x56, _) => submit(Operation::Reservation(Request::ReserveLegacy)),
@@ -203,6 +214,7 @@ pub(crate) fn finish(then: Then, data: Buffer, context: &Context<'_>) -> Result<
             }
         }
         Then::Unmap => submit(Operation::Deallocate { ranges: unmap_ranges(&data, context)? }),
+        Then::Copy => Plan::Copy(CopyList::parse(&data)?),
         Then::ModeSelect { is_long } => {
             let changed = mode::select(is_long, &data, context)?;
             if changed { Plan::TellOthers(Attention::MODE_CHANGED) } else { Plan::Good }
@@ -428,6 +440,16 @@ fn compare_and_write(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
         0 => Plan::Good,
         _ => Plan::Take { length, then: Then::CompareAndWrite { lba, blocks } },
     })
+}
+
+fn extended_copy(cdb: &Cdb) -> Result<Plan, Sense> {
+    match cdb.u32_at(10) {
+        0 => Ok(Plan::Good),
+        length if length > copy::HEADER_BYTES + copy::DESCRIPTORS_BYTES_MAX => {
+            Err(Sense::PARAMETER_LENGTH)
+        }
+        length => Ok(Plan::Take { length, then: Then::Copy }),
+    }
 }
 
 fn or_write(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {

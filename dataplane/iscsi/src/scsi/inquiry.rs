@@ -2,6 +2,7 @@
 
 use super::cdb::Cdb;
 use super::command::Context;
+use super::copy_results;
 use super::sense::Sense;
 use super::{
     COMPARE_AND_WRITE_BLOCKS_MAX, TRANSFER_BYTES_MAX, UNMAP_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX,
@@ -14,7 +15,7 @@ const PRODUCT: &[u8; 16] = b"MIRRORED VOLUME ";
 const REVISION: &[u8; 4] = b"0001";
 
 /// Pages in ascending order (SPC-4 §7.8.14).
-const PAGES: [u8; 7] = [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2];
+const PAGES: [u8; 8] = [0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2];
 
 /// Answers INQUIRY of a LUN that holds no unit: only its absence is told.
 pub(super) fn answer_absent(cdb: &Cdb) -> Result<Vec<u8>, Sense> {
@@ -36,6 +37,7 @@ pub(super) fn answer(cdb: &Cdb, context: &Context<'_>) -> Result<Vec<u8>, Sense>
         0x80 => view.serial.as_bytes().to_vec(),
         0x83 => identification(view, context),
         0x86 => extended(),
+        0x8f => copy_results::page(),
         0xb0 => block_limits(view),
         0xb1 => characteristics(),
         0xb2 => provisioning(view),
@@ -55,8 +57,8 @@ fn standard(view: Option<&LunView>) -> Vec<u8> {
     data[3] = 0x12;
     data[4] = 91;
     let has_groups = view.is_some_and(|view| !view.target_port_groups.is_empty());
-    // TPGS: implicit asymmetric access.
-    data[5] = if has_groups { 0x10 } else { 0 };
+    // TPGS: implicit asymmetric access; 3PC.
+    data[5] = if has_groups { 0x10 } else { 0 } | if view.is_some() { 0x08 } else { 0 };
     data[6] = 0x10;
     data[7] = 0x02;
     data[8..16].copy_from_slice(VENDOR);

@@ -3,9 +3,11 @@
 //! [`plan`](command::plan) turns a CDB into an answer, an operation for the volume, or a wish for
 //! data; [`finish`](command::finish) goes on once the data is there.
 
-mod alua;
+pub(crate) mod alua;
 pub(crate) mod cdb;
 pub(crate) mod command;
+pub(crate) mod copy;
+pub(crate) mod copy_results;
 mod inquiry;
 mod mode;
 pub(crate) mod opcodes;
@@ -42,4 +44,6 @@ pub mod status {
     pub const RESERVATION_CONFLICT: u8 = 0x18;
     /// Try again when a command has ended.
     pub const TASK_SET_FULL: u8 = 0x28;
+    /// Ended by another session or by task management.
+    pub const TASK_ABORTED: u8 = 0x40;
 }

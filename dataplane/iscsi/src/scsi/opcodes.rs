@@ -89,6 +89,10 @@ pub(crate) static TABLE: &[Supported] = &[
     row(&[0x5f, 0x05, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Some(5), Free, Medium),
     row(&[0x5f, 0x06, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Some(6), Free, Medium),
     row(&[0x5f, 0x07, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Some(7), Free, Medium),
+    row(&[0x83, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0], Some(0), Write, Medium),
+    row(&[0x84, 0x00, 255, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0], Some(0), Free, Always),
+    row(&[0x84, 0x03, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0], Some(3), Free, Always),
+    row(&[0x84, 0x04, 255, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0], Some(4), Free, Always),
     row(
         &[0x88, F, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0],
         None,

@@ -12,6 +12,7 @@ mod key {
     pub(super) const ILLEGAL_REQUEST: u8 = 0x5;
     pub(super) const UNIT_ATTENTION: u8 = 0x6;
     pub(super) const DATA_PROTECT: u8 = 0x7;
+    pub(super) const COPY_ABORTED: u8 = 0xa;
     pub(super) const ABORTED_COMMAND: u8 = 0xb;
     pub(super) const MISCOMPARE: u8 = 0xe;
 }
@@ -26,6 +27,8 @@ pub(crate) struct Sense {
     /// Additional sense code and qualifier.
     code: u16,
     information: Option<u64>,
+    /// The segment of a copy that is at fault.
+    segment: Option<u16>,
     /// The byte of the CDB that is at fault.
     field: Option<u8>,
 }
@@ -79,9 +82,21 @@ impl Sense {
     /// Protocol service CRC error: data was lost on the way (RFC 7143 §7.8, §7.9).
     pub(crate) const DATA_LOST: Sense = Sense::new(key::ABORTED_COMMAND, 0x4705);
     pub(crate) const ABORTED: Sense = Sense::new(key::ABORTED_COMMAND, 0x0000);
+    pub(crate) const OPERATION_IN_PROGRESS: Sense = Sense::new(key::ILLEGAL_REQUEST, 0x0016);
+    pub(crate) const TOO_MANY_TARGETS: Sense = Sense::new(key::ILLEGAL_REQUEST, 0x2606);
+    pub(crate) const UNSUPPORTED_TARGET_TYPE: Sense = Sense::new(key::ILLEGAL_REQUEST, 0x2607);
+    pub(crate) const TOO_MANY_SEGMENTS: Sense = Sense::new(key::ILLEGAL_REQUEST, 0x2608);
+    pub(crate) const UNSUPPORTED_SEGMENT_TYPE: Sense = Sense::new(key::ILLEGAL_REQUEST, 0x2609);
+    pub(crate) const INLINE_DATA_LENGTH: Sense = Sense::new(key::ILLEGAL_REQUEST, 0x260b);
+    pub(crate) const COPY_ABORTED: Sense = Sense::new(key::COPY_ABORTED, 0x0000);
+    pub(crate) const UNREACHABLE_COPY_TARGET: Sense = Sense::new(key::COPY_ABORTED, 0x0804);
+    pub(crate) const COPY_DEVICE_FAILED: Sense = Sense::new(key::COPY_ABORTED, 0x0d01);
+    pub(crate) const COPY_TARGET_NOT_REACHABLE: Sense = Sense::new(key::COPY_ABORTED, 0x0d02);
+    pub(crate) const INCORRECT_COPY_TARGET_TYPE: Sense = Sense::new(key::COPY_ABORTED, 0x0d03);
+    pub(crate) const INEXACT_SEGMENT: Sense = Sense::new(key::COPY_ABORTED, 0x260a);
 
     const fn new(key: u8, code: u16) -> Self {
-        Sense { key, code, information: None, field: None }
+        Sense { key, code, information: None, segment: None, field: None }
     }
 
     /// An invalid field that begins in this byte of the CDB.
@@ -91,6 +106,11 @@ impl Sense {
 
     pub(crate) fn miscompare(offset: u32) -> Self {
         Sense::new(key::MISCOMPARE, 0x1d00).about(u64::from(offset))
+    }
+
+    /// The segment of a copy that is at fault.
+    pub(crate) fn in_segment(self, segment: u16) -> Self {
+        Sense { segment: Some(segment), ..self }
     }
 
     fn about(self, information: u64) -> Self {
@@ -138,6 +158,10 @@ impl Sense {
         }
         sense[2] = self.key;
         sense[7] = 10;
+        // Of the command-specific information the third and fourth byte (SPC-4 §5.17.7.4).
+        if let Some(segment) = self.segment {
+            sense[10..12].copy_from_slice(&segment.to_be_bytes());
+        }
         sense[12..14].copy_from_slice(&self.code.to_be_bytes());
         if let Some(field) = self.field {
             sense[15..18].copy_from_slice(&[FIELD_IN_CDB, 0, field]);
@@ -151,6 +175,10 @@ impl Sense {
         if let Some(information) = self.information {
             sense.extend_from_slice(&[0x00, 0x0a, 0x80, 0]);
             sense.extend_from_slice(&information.to_be_bytes());
+        }
+        if let Some(segment) = self.segment {
+            let [high, low] = segment.to_be_bytes();
+            sense.extend_from_slice(&[0x01, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, high, low]);
         }
         if let Some(field) = self.field {
             sense.extend_from_slice(&[0x02, 0x06, 0, 0, FIELD_IN_CDB, 0, field, 0]);
