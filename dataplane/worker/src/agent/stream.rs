@@ -4,13 +4,14 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt, StreamExt};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
@@ -28,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the control process is asked whether it is still there, and how long it may be silent.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How much of a control process's words about a refusal is told, bytes.
+const REFUSAL_BYTES_MAX: usize = 300;
 /// Messages from the node that wait to be sent.
 const OUTGOING_MAX: usize = 256;
 
@@ -85,11 +88,13 @@ impl Dialer {
     /// Connects, and connects again, until nobody listens to `events` any more.
     pub(crate) async fn run(self, events: mpsc::Sender<StreamEvent>) {
         let mut pause = RETRY_MIN;
+        let mut trouble = Trouble::default();
         for url in self.urls.iter().cycle() {
             match timeout(PATIENCE, self.connect(url)).await {
                 Ok(Ok(socket)) => {
                     tracing::info!(%url, "control plane connected");
                     let since = Instant::now();
+                    trouble = Trouble::default();
                     if converse(socket, &events).await.is_err() {
                         return;
                     }
@@ -98,8 +103,8 @@ impl Dialer {
                         pause = RETRY_MIN;
                     }
                 }
-                Ok(Err(error)) => tracing::debug!(%url, %error, "control plane not reached"),
-                Err(_) => tracing::debug!(%url, "control plane does not answer"),
+                Ok(Err(error)) => trouble.tell(url, why(error)),
+                Err(_) => trouble.tell(url, "it does not answer".to_owned()),
             }
             if events.is_closed() {
                 return;
@@ -118,6 +123,32 @@ impl Dialer {
         let (socket, _) = connect_async_with_config(request, Some(limits), true).await?;
         Ok(socket)
     }
+}
+
+/// Why no control process is reached: told when it changes, since it is tried again for ever.
+#[derive(Default)]
+struct Trouble {
+    told: BTreeMap<String, String>,
+}
+
+impl Trouble {
+    fn tell(&mut self, url: &str, cause: String) {
+        if self.told.get(url) != Some(&cause) {
+            tracing::warn!(%url, %cause, "control plane not reached, trying again");
+            self.told.insert(url.to_owned(), cause);
+        }
+    }
+}
+
+/// What to do about an error: a refusal has the control plane's words, as far as they came.
+fn why(error: tungstenite::Error) -> String {
+    let tungstenite::Error::Http(response) = &error else { return error.to_string() };
+    if response.status() == StatusCode::UNAUTHORIZED {
+        return "it knows no such node, or not this secret: use the id and the secret that `voute node add` gave".to_owned();
+    }
+    let body = response.body().as_deref().unwrap_or_default();
+    let words = String::from_utf8_lossy(&body[..body.len().min(REFUSAL_BYTES_MAX)]);
+    format!("{}: {}", response.status(), words.trim().escape_debug())
 }
 
 fn stream_url(url: &str) -> Result<String, InvalidControl> {
