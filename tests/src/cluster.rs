@@ -50,13 +50,19 @@ pub struct TwoSites {
 /// time and ports.
 static ALONE: Mutex<()> = Mutex::new(());
 
+/// Waits until no other cluster of this test process runs, and keeps others from starting; for tests
+/// that choose ports themselves.
+pub fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl TwoSites {
     /// Starts the control plane and a node at each of two sites.
     ///
     /// # Errors
     /// If something does not start.
     pub fn start(log: Log) -> anyhow::Result<Self> {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = alone();
         let stage = Stage::of(program::voute()?)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
