@@ -303,7 +303,8 @@ impl Owner {
                 self.drive_peer(keeper, context);
                 self.drive_copier(keeper, context);
             }
-            Stage::Stopped => {}
+            // Whether the other side could take over shows when it takes a token.
+            Stage::Stopped => self.drive_peer(keeper, context),
         }
     }
 
@@ -322,11 +323,12 @@ impl Owner {
         }
     }
 
-    /// A hand-over takes this side out, so it is asked for only while the other can be seen: a leg
-    /// that fails here may be back sooner than a node that died there.
+    /// A hand-over takes this side out, so it is asked for only while the other side's legs are
+    /// known to be whole, by the token that they hold: a leg that fails here may be back sooner than
+    /// a node that died there, and a memory that was lost never is.
     fn other_can_own(&self, context: &Context<'_>) -> bool {
         let peer = self.peer.as_ref().filter(|peer| peer.is_in_sync() && !peer.is_leaving());
-        peer.is_some_and(|peer| context.channel_is_up(peer.node))
+        peer.is_some_and(|peer| peer.is_ready() && context.channel_is_up(peer.node))
     }
 
     /// The own leg failed: let the other in-sync side own.

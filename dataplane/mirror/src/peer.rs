@@ -280,6 +280,7 @@ impl Owner {
                 peer.role = Role::Resync;
                 self.send_bar(context);
             }
+            (Role::Resync, _) if self.stage == Stage::Stopped => {}
             (Role::InSync | Role::Joining { .. } | Role::Resync, Step::Idle) => {
                 self.send_bar(context)
             }
@@ -321,6 +322,11 @@ impl Owner {
                     peer.step = Step::Fetching;
                     peer.fetched = Vec::new();
                     self.fetch_map(0, 0, context);
+                } else if stage == Stage::Stopped {
+                    // The own header may never have been read: there is nothing to compare with.
+                    if peer.reports.iter().all(|report| report.consistent) {
+                        peer.is_made_ready();
+                    }
                 } else if peer.reports.iter().all(|report| report.consistent)
                     && nonces_agree(&peer.reports, keeper)
                 {
@@ -366,7 +372,9 @@ impl Owner {
         }
         peer.retry_at = Some(context.after_ms(RETRY_MS));
         self.lose_peer_bar(context);
-        if let Some(cause) = cause {
+        // With the own leg out of use only a side that can never serve again is taken out.
+        let may = keeper_may_detach(self.stage) || cause == Some(DetachCause::ContentLost);
+        if let Some(cause) = cause.filter(|_| may) {
             self.detach_peer(cause, context);
         }
     }
