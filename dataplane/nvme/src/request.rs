@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use voute_buffer::Buffer;
+use voute_reservation::{Access, Reservations};
 
 use crate::Status;
 
@@ -132,6 +133,11 @@ pub enum Operation {
         /// Blocks, at least 1.
         blocks: u32,
     },
+    /// Ask for, change or tell the volume's reservations. A change is to be on every in-sync leg before
+    /// it is answered, by [`Outcome::Done`] or, for a report, [`Outcome::Reservations`]; a preemption
+    /// that aborts, when no write of its victims is under way any more. Comes on admin queues too
+    /// (feature 83h).
+    Reservation(voute_reservation::Request),
     /// Any I/O command on a link, opcode and fields untouched. Low opcode bits say which way data
     /// goes (see [`crate::Direction`]).
     Vendor {
@@ -146,6 +152,26 @@ pub enum Operation {
         /// The longest reply that the peer takes, bytes; 0 if none.
         reply_len_max: u32,
     },
+}
+
+impl Operation {
+    /// By what reservations of others forbid the operation (NVMe Base 2.0, figure "Command Behavior in
+    /// the Presence of a Reservation"). Requests about reservations themselves are judged by what they
+    /// ask for.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        match self {
+            Operation::Read { .. } | Operation::Compare { .. } | Operation::Verify { .. } => {
+                Access::Read
+            }
+            Operation::Write { .. }
+            | Operation::Flush
+            | Operation::WriteZeroes { .. }
+            | Operation::Deallocate { .. }
+            | Operation::CompareAndWrite { .. } => Access::Write,
+            Operation::Reservation(_) | Operation::Vendor { .. } => Access::Identity,
+        }
+    }
 }
 
 /// How a request went.
@@ -171,6 +197,8 @@ pub enum Outcome {
         /// Completion dword 1.
         dw1: u32,
     },
+    /// Success; the volume's reservations, to a report.
+    Reservations(Arc<Reservations>),
     /// Failure.
     Failed(Status),
 }

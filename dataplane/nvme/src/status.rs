@@ -1,6 +1,7 @@
 //! The status of a completed command (NVMe Base 2.0, figure 92 onwards).
 
 use std::fmt;
+use voute_reservation::Refusal;
 
 /// Status code type, status code and "do not retry" of one completion.
 ///
@@ -64,6 +65,8 @@ named_statuses! {
     sgl_type_invalid = GENERIC 0x11 true;
     /// 0/14h: longer than the atomic (compare and) write unit.
     atomic_write_unit_exceeded = GENERIC 0x14 true;
+    /// 0/18h: a host identifier of the other length was asked for.
+    host_identifier_inconsistent = GENERIC 0x18 true;
     /// 0/16h: an in-capsule offset that is not zero.
     sgl_offset_invalid = GENERIC 0x16 true;
     /// 0/82h: the namespace is not ready yet; the host may retry.
@@ -182,6 +185,20 @@ impl Status {
     fn name(self) -> Option<&'static str> {
         let same = |known: &Status| (known.code_type, known.code) == (self.code_type, self.code);
         NAMED.iter().find(|(known, _)| same(known)).map(|(_, name)| *name)
+    }
+}
+
+/// What a request about reservations is refused with (NVMe Base 2.0 §7.2–7.5).
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Conflict => Status::reservation_conflict(),
+            Refusal::OtherType | Refusal::BadParameter | Refusal::NotReserved => {
+                Status::invalid_field()
+            }
+            // There is no status for a registrant too many.
+            Refusal::NoRoom => Status::internal_error().with_do_not_retry(true),
+        }
     }
 }
 

@@ -121,6 +121,56 @@ impl Command {
         Command { opcode: io_opcode::FLUSH, nsid, ..Command::default() }
     }
 
+    /// Reservation Register: `action` is RREGA (0 register, 1 unregister, 2 replace), `persists` is
+    /// CPTPL.
+    #[must_use]
+    pub fn reservation_register(
+        nsid: u32,
+        action: u8,
+        ignores_key: bool,
+        persists: Option<bool>,
+        [current, new]: [u64; 2],
+    ) -> Self {
+        let change = persists.map_or(0, |persists| 2 | u32::from(persists));
+        let control = u32::from(action) | u32::from(ignores_key) << 3 | change << 30;
+        Self::reserving(io_opcode::RESERVATION_REGISTER, nsid, control, &[current, new])
+    }
+
+    /// Reservation Acquire: `action` is RACQA (0 acquire, 1 preempt, 2 preempt and abort), `kind` is
+    /// RTYPE, the second key the one that is preempted.
+    #[must_use]
+    pub fn reservation_acquire(nsid: u32, action: u8, kind: u8, keys: [u64; 2]) -> Self {
+        let control = u32::from(action) | u32::from(kind) << 8;
+        Self::reserving(io_opcode::RESERVATION_ACQUIRE, nsid, control, &keys)
+    }
+
+    /// Reservation Release: `action` is RRELA (0 release, 1 clear), `kind` is RTYPE.
+    #[must_use]
+    pub fn reservation_release(nsid: u32, action: u8, kind: u8, key: u64) -> Self {
+        let control = u32::from(action) | u32::from(kind) << 8;
+        Self::reserving(io_opcode::RESERVATION_RELEASE, nsid, control, &[key])
+    }
+
+    /// Reservation Report of the extended data structure, `length` bytes, a multiple of 4.
+    #[must_use]
+    pub fn reservation_report(nsid: u32, length: u32) -> Self {
+        let dwords = [(length / 4).max(1) - 1, 1, 0, 0, 0, 0];
+        let data_in_len = length as usize;
+        Command {
+            opcode: io_opcode::RESERVATION_REPORT,
+            nsid,
+            dwords,
+            data_in_len,
+            ..Command::default()
+        }
+    }
+
+    fn reserving(opcode: u8, nsid: u32, control: u32, keys: &[u64]) -> Self {
+        let keys: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
+        let data_out = Payload::Owned(Buffer::copy_of(&keys));
+        Command { opcode, nsid, dwords: [control, 0, 0, 0, 0, 0], data_out, ..Command::default() }
+    }
+
     /// A command on a link; opcode bits 1:0 must agree with which data there is.
     #[must_use]
     pub fn vendor(

@@ -9,12 +9,15 @@ use super::controller::ControllerKind;
 use super::events::{Event, Events};
 use super::features::Features;
 use super::identify::Identity;
-use super::io::Demand;
+use super::io::{self, Demand};
 use super::log::{self, DiscoveryLog, LogRequest};
+use super::reservation::Notices;
 use super::slots::Stage;
+use voute_reservation::Request;
+
 use crate::{
-    Direction, Directory, HOST_TRANSFER_MAX, HostView, Status, SubmissionEntry, admin_opcode,
-    fabrics_type,
+    Direction, Directory, HOST_TRANSFER_MAX, HostView, Operation, Status, SubmissionEntry,
+    admin_opcode, fabrics_type,
 };
 
 /// Granularity of the keep-alive timer, milliseconds: KAS is 1.
@@ -34,6 +37,7 @@ pub(super) struct AdminState {
     pub(super) features: Features,
     pub(super) events: Events,
     pub(super) discovery: DiscoveryLog,
+    pub(super) notices: Notices,
 }
 
 mod property {
@@ -69,6 +73,7 @@ impl AdminState {
             features: Features::default(),
             events: Events::default(),
             discovery: DiscoveryLog::default(),
+            notices: Notices::default(),
         }
     }
 
@@ -137,6 +142,11 @@ impl TargetConnection {
         let now = self.now;
         if let Some(admin) = &mut self.admin {
             admin.last_command = now;
+        }
+        if self.asks_volume(&entry) {
+            // Surfaced by `next_request`.
+            self.slots.at(index).stage = Stage::Ready;
+            return self.queue_ready(index);
         }
         match self.answer(index, &entry) {
             Ok(Answer::Result(result)) => self.respond(index, Status::success(), result, 0),
@@ -221,6 +231,7 @@ impl TargetConnection {
             admin.status = 0;
             admin.features = Features::default();
             admin.events = Events::default();
+            admin.notices = Notices::default();
             controller.disable();
             let waiting: Vec<u16> = self.slots.in_stage(Stage::AwaitingEvent).collect();
             waiting.into_iter().for_each(|index| self.slots.release(index));
@@ -262,17 +273,25 @@ impl TargetConnection {
         let cut = request.cut(&page)?;
         if let (Some(event), false) = (Event::of_log(request.page), request.retain_event) {
             admin.events.log_was_read(event);
+            if event == Event::Reservation && admin.notices.was_read() {
+                admin.events.raise(Event::Reservation);
+            }
         }
         Ok(Answer::Data(cut))
     }
 
     fn set_feature(&mut self, index: u16, entry: &SubmissionEntry) -> Result<Answer, Status> {
         let data = self.take_payload(index);
-        let (Some(admin), Peer::Host { membership, .. }) = (&mut self.admin, &self.peer) else {
+        let (Some(admin), Peer::Host { membership, view }) = (&mut self.admin, &self.peer) else {
             return Err(Status::internal_error());
         };
         if entry.dword(10) as u8 == super::features::KEEP_ALIVE_TIMER {
             admin.keep_alive = keep_alive(entry.dword(11));
+            return Ok(Answer::Result(0));
+        }
+        let saves = entry.dword(10) & super::features::SAVE != 0;
+        if is_notice_mask(entry, admin.kind) && !saves {
+            admin.notices.set_mask(entry.namespace(), entry.dword(11), view)?;
             return Ok(Answer::Result(0));
         }
         let config = self.target.config();
@@ -290,11 +309,14 @@ impl TargetConnection {
     }
 
     fn get_feature(&self, entry: &SubmissionEntry) -> Result<Answer, Status> {
-        let (Some(admin), Peer::Host { membership, .. }) = (&self.admin, &self.peer) else {
+        let (Some(admin), Peer::Host { membership, view }) = (&self.admin, &self.peer) else {
             return Err(Status::internal_error());
         };
         if entry.dword(10) as u8 == super::features::KEEP_ALIVE_TIMER {
             return Ok(Answer::Result(admin.keep_alive_ms()));
+        }
+        if is_notice_mask(entry, admin.kind) {
+            return admin.notices.mask(entry.namespace(), view).map(Answer::Result);
         }
         if entry.dword(10) as u8 == super::features::VOLATILE_WRITE_CACHE
             && self.target.config().has_volatile_cache
@@ -302,6 +324,52 @@ impl TargetConnection {
             return Ok(Answer::Result(1));
         }
         admin.features.get(entry, admin.kind, membership.controller())
+    }
+
+    /// Whether an admin command is for the volume to answer: whether reservations persist (feature
+    /// 83h).
+    fn asks_volume(&self, entry: &SubmissionEntry) -> bool {
+        let is_ready = self.admin.as_ref().is_some_and(|admin| {
+            admin.kind == ControllerKind::Io && admin.status & STATUS_READY != 0
+        });
+        is_ready
+            && matches!(entry.opcode(), admin_opcode::SET_FEATURES | admin_opcode::GET_FEATURES)
+            && entry.dword(10) as u8 == super::features::RESERVATION_PERSISTENCE
+    }
+
+    /// The request for the volume that an admin command makes; `None` for all others.
+    pub(super) fn volume_request(
+        &self,
+        entry: &SubmissionEntry,
+    ) -> Option<Result<Operation, Status>> {
+        let Peer::Host { view, .. } = &self.peer else { return None };
+        if !self.asks_volume(entry) {
+            return None;
+        }
+        let saves = entry.dword(10) & super::features::SAVE != 0;
+        let request = match entry.opcode() {
+            admin_opcode::GET_FEATURES => Request::Report,
+            _ if saves => return Some(Err(Status::feature_not_saveable())),
+            _ => Request::SetPersistence(entry.dword(11) & 1 != 0),
+        };
+        let served = io::served_namespace(view, entry);
+        Some(served.map(|_| Operation::Reservation(request)))
+    }
+
+    /// Takes what other hosts' reservations mean for this one.
+    pub(super) fn take_notices(&mut self) {
+        let (Some(admin), Peer::Host { membership, view }) = (&mut self.admin, &self.peer) else {
+            return;
+        };
+        let mut tells = false;
+        for (uuid, notice) in membership.controller().take_notices() {
+            let seen = view.namespaces().iter().find(|namespace| namespace.uuid == uuid);
+            tells |= seen.is_some_and(|seen| admin.notices.add(seen.nsid, notice));
+        }
+        if tells {
+            admin.events.raise(Event::Reservation);
+            self.deliver_events();
+        }
     }
 
     /// Best effort: event requests are aborted, everything else runs on ("not aborted", bit 0 set).
@@ -347,6 +415,10 @@ impl TargetConnection {
         }
         self.deliver_events();
     }
+}
+
+fn is_notice_mask(entry: &SubmissionEntry, kind: ControllerKind) -> bool {
+    kind == ControllerKind::Io && entry.dword(10) as u8 == super::features::RESERVATION_NOTICE_MASK
 }
 
 /// Whether CC asks only for what CAP offers: 64-byte and 16-byte entries, 4 KiB pages, the NVM

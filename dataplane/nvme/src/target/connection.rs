@@ -9,6 +9,7 @@ use voute_buffer::Buffer;
 use super::admin::AdminState;
 use super::controller::Membership;
 use super::io::{self, Demand};
+use super::reservation;
 use super::slots::{Slots, Stage};
 use super::states::{Phase, Role, Step, step};
 use super::transfer::Transfer;
@@ -147,7 +148,16 @@ impl TargetConnection {
         while self.surfaced_bytes + self.output.len() < self.limits().held_bytes_max {
             let index = self.ready.pop_front()?;
             if matches!(self.phase, Phase::Live(Role::Admin | Role::Discovery)) {
-                self.execute_admin(index);
+                let entry = self.slots.at(index).entry;
+                match self.volume_request(&entry) {
+                    None => self.execute_admin(index),
+                    Some(Err(status)) => self.respond(index, status, 0, 0),
+                    Some(Ok(operation)) => {
+                        if let Some(request) = self.surface_admin(index, operation) {
+                            return Some(request);
+                        }
+                    }
+                }
             } else if let Some(request) = self.surface(index) {
                 return Some(request);
             }
@@ -571,10 +581,33 @@ impl TargetConnection {
         }
     }
 
+    /// Hands an admin command on to the volume.
+    fn surface_admin(&mut self, index: u16, operation: Operation) -> Option<Request> {
+        let Peer::Host { membership, view } = &self.peer else { return None };
+        let nsid = self.slots.get(index)?.entry.namespace();
+        let association = membership.controller().association().clone();
+        let uuid = view.namespace(nsid)?.uuid;
+        let scope = Scope::Host { association, nsid, uuid };
+        self.slots.at(index).stage = Stage::Surfaced;
+        self.count_surfaced(1);
+        Some(Request { tag: self.slots.tag(index), scope, operation })
+    }
+
+    pub(super) fn queue_ready(&mut self, index: u16) {
+        self.ready.push_back(index);
+    }
+
     fn complete_one(&mut self, index: u16, reply_max: usize, outcome: &Outcome) {
         let must_reply = self.phase == Phase::Live(Role::Io) && reply_max > 0;
         match outcome {
             Outcome::Failed(status) => self.respond(index, *status, 0, 0),
+            Outcome::Reservations(state) if self.phase == Phase::Live(Role::Io) => {
+                let report = reservation::report(&self.slots.at(index).entry, state, reply_max);
+                self.respond_data(index, &report, 0, 0);
+            }
+            Outcome::Reservations(state) => {
+                self.respond(index, Status::success(), state.persists().into(), 0);
+            }
             Outcome::Data(data) => self.respond_exactly(index, data, must_reply, (0, 0)),
             Outcome::DataWithResult { data, dw0, dw1 } => {
                 self.respond_exactly(index, data, must_reply, (*dw0, *dw1));
@@ -604,7 +637,7 @@ impl TargetConnection {
                 (*status, Status::failed_fused())
             }
             Outcome::Failed(status) => (*status, *status),
-            Outcome::Data(_) | Outcome::DataWithResult { .. } => {
+            Outcome::Data(_) | Outcome::DataWithResult { .. } | Outcome::Reservations(_) => {
                 (Status::internal_error(), Status::internal_error())
             }
         };
@@ -740,10 +773,14 @@ impl TargetConnection {
     /// Follows the controller's fate and the published directory.
     fn refresh(&mut self) {
         let Phase::Live(role) = self.phase else { return };
-        let Peer::Host { membership, view } = &self.peer else { return };
+        let Peer::Host { membership, .. } = &self.peer else { return };
         if !membership.is_current() {
             return self.close();
         }
+        if role == Role::Admin {
+            self.take_notices();
+        }
+        let Peer::Host { membership, view } = &self.peer else { return };
         let generation = self.target.generation();
         if generation == self.generation {
             return;

@@ -1,7 +1,10 @@
 //! A controller as its connections share it, and their membership in it.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use voute_reservation::Notice;
 
 use super::{PortalId, Target, lock};
 use crate::{Association, Status};
@@ -31,7 +34,13 @@ pub(crate) struct Controller {
     members: AtomicUsize,
     /// A connection went away while the volume layer still held requests of it.
     abandoned: AtomicBool,
+    has_notices: AtomicBool,
+    /// Of which namespace, by UUID.
+    notices: Mutex<VecDeque<([u8; 16], Notice)>>,
 }
+
+/// Most notices that wait for the admin connection; the newest are dropped beyond.
+const NOTICES_MAX: usize = 1024;
 
 impl Controller {
     pub(crate) fn new(
@@ -50,11 +59,33 @@ impl Controller {
             queues: AtomicU64::new(1),
             members: AtomicUsize::new(1),
             abandoned: AtomicBool::new(false),
+            has_notices: AtomicBool::new(false),
+            notices: Mutex::default(),
         }
     }
 
     pub(crate) fn association(&self) -> &Arc<Association> {
         &self.association
+    }
+
+    pub(crate) fn kind(&self) -> ControllerKind {
+        self.kind
+    }
+
+    /// Leaves a notice for the admin connection.
+    pub(crate) fn notify(&self, uuid: [u8; 16], notice: Notice) {
+        let mut notices = lock(&self.notices);
+        if notices.len() < NOTICES_MAX {
+            notices.push_back((uuid, notice));
+            self.has_notices.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn take_notices(&self) -> VecDeque<([u8; 16], Notice)> {
+        if !self.has_notices.swap(false, Ordering::AcqRel) {
+            return VecDeque::new();
+        }
+        std::mem::take(&mut *lock(&self.notices))
     }
 
     pub(crate) fn is_alive(&self) -> bool {

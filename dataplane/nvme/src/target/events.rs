@@ -15,23 +15,26 @@ pub(super) enum Event {
     Namespaces,
     Ana,
     Discovery,
+    /// Another host changed reservations.
+    Reservation,
 }
 
 impl Event {
-    const ALL: [Event; 3] = [Event::Namespaces, Event::Ana, Event::Discovery];
+    const ALL: [Event; 4] = [Event::Namespaces, Event::Ana, Event::Discovery, Event::Reservation];
 
-    /// Bit in feature 0Bh and in OAES.
+    /// Bit in feature 0Bh and in OAES. Reservations have feature 82h instead.
     pub(super) const fn enable_bit(self) -> u32 {
         match self {
             Event::Namespaces => 1 << 8,
             Event::Ana => 1 << 11,
             Event::Discovery => 1 << 31,
+            Event::Reservation => 0,
         }
     }
 
     const fn information(self) -> u32 {
         match self {
-            Event::Namespaces => 0x00,
+            Event::Namespaces | Event::Reservation => 0x00,
             Event::Ana => 0x03,
             Event::Discovery => 0xF0,
         }
@@ -42,6 +45,7 @@ impl Event {
             Event::Namespaces => 0x04,
             Event::Ana => 0x0C,
             Event::Discovery => 0x70,
+            Event::Reservation => 0x80,
         }
     }
 
@@ -49,9 +53,10 @@ impl Event {
         Event::ALL.into_iter().find(|event| event.log() == page)
     }
 
-    /// Completion dword 0: type "notice", information, log page.
+    /// Completion dword 0: type ("notice", or "I/O command specific status"), information, log page.
     fn result(self) -> u32 {
-        2 | self.information() << 8 | u32::from(self.log()) << 16
+        let kind = if self == Event::Reservation { 6 } else { 2 };
+        kind | self.information() << 8 | u32::from(self.log()) << 16
     }
 }
 
@@ -67,7 +72,7 @@ struct Report {
 pub(super) struct Events {
     enabled: u32,
     waiting: VecDeque<u16>,
-    reports: [Report; 3],
+    reports: [Report; 4],
     changed: BTreeSet<u32>,
     ana_changes: u64,
     group_changes: BTreeMap<u32, u64>,
@@ -107,7 +112,8 @@ impl Events {
     pub(super) fn deliverable(&mut self) -> Option<(u16, u32)> {
         let allowed = |event: &Event| {
             let report = self.reports[*event as usize];
-            report.pending && !report.masked && self.enabled & event.enable_bit() != 0
+            let bit = event.enable_bit();
+            report.pending && !report.masked && (bit == 0 || self.enabled & bit != 0)
         };
         let event = Event::ALL.into_iter().find(allowed)?;
         let index = self.waiting.pop_front()?;

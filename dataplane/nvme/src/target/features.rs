@@ -20,9 +20,11 @@ pub(super) const KEEP_ALIVE_TIMER: u8 = 0x0F;
 const HOST_BEHAVIOR: u8 = 0x16;
 const COMMAND_SET_PROFILE: u8 = 0x19;
 const HOST_IDENTIFIER: u8 = 0x81;
+pub(super) const RESERVATION_NOTICE_MASK: u8 = 0x82;
+pub(super) const RESERVATION_PERSISTENCE: u8 = 0x83;
 
 const HOST_BEHAVIOR_LENGTH: usize = 512;
-const SAVE: u32 = 1 << 31;
+pub(super) const SAVE: u32 = 1 << 31;
 
 /// Values that the host set. Those that change nothing here are kept so that they read back.
 #[derive(Default)]

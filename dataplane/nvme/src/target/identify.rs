@@ -5,6 +5,7 @@ use super::admin::VERSION;
 use super::controller::ControllerKind;
 use super::events::EVENT_REQUEST_LIMIT;
 use super::features::reportable;
+use super::reservation;
 use crate::little_endian::{put, put_text};
 use crate::{
     ANA_GROUP_MAX, ANA_TRANSITION_SECONDS_MAX, Association, HOST_TRANSFER_MAX, HostView,
@@ -134,7 +135,7 @@ impl Identity<'_> {
         data[513] = 0x44; // CQES: 16 bytes
         data[525] = u8::from(self.config.has_volatile_cache); // VWC; Flush is per namespace
         put(data, 516, &NAMESPACE_ID_MAX.to_le_bytes());
-        let optional_commands = 1u16 | 1 << 2 | 1 << 3 | 1 << 7; // compare, DSM, write zeroes, verify
+        let optional_commands = 1u16 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 7; // compare, DSM, write zeroes, reservations, verify
         put(data, 520, &optional_commands.to_le_bytes());
         put(data, 522, &1u16.to_le_bytes()); // FUSES: compare and write
         let pair = self.config.limits.compare_and_write_blocks_max - 1;
@@ -163,6 +164,7 @@ fn namespace(namespace: &NamespaceView) -> Vec<u8> {
     }
     data[24] = 1 << 4; // NSFEAT: the granularities below are set
     data[30] = 1; // NMIC: shared between controllers
+    data[31] = reservation::CAPABILITIES;
     data[33] = 1 | 1 << 3; // DLFEAT: deallocated blocks read zero, write zeroes may deallocate
     let granularity = (GRANULARITY / namespace.block_size - 1) as u16;
     for offset in [64, 66, 68, 70, 72] {
@@ -178,6 +180,7 @@ fn namespace(namespace: &NamespaceView) -> Vec<u8> {
 fn independent_namespace(namespace: &NamespaceView) -> Vec<u8> {
     let mut data = vec![0; LENGTH];
     data[1] = 1; // NMIC: shared
+    data[2] = reservation::CAPABILITIES;
     put(&mut data, 4, &namespace.ana_group.to_le_bytes());
     data[8] = namespace.read_only.into();
     data[14] = 1; // NSTAT: ready

@@ -3,6 +3,7 @@
 use voute_buffer::Buffer;
 
 use super::TargetLimits;
+use super::reservation;
 use crate::little_endian::{u32_at, u64_at};
 use crate::{
     AnaState, Direction, HOST_TRANSFER_MAX, HostView, LINK_TRANSFER_MAX, NamespaceView, Operation,
@@ -57,6 +58,9 @@ const DEALLOCATE: u32 = 1 << 25;
 /// What data the command moves, or why it is refused.
 pub(super) fn demand(view: &HostView, entry: &SubmissionEntry) -> Result<Demand, Status> {
     let namespace = served_namespace(view, entry)?;
+    if reservation::is_reservation(entry.opcode()) {
+        return Ok(reservation::demand(entry));
+    }
     let bytes = |range: Blocks| range.blocks as usize * namespace.block_size as usize;
     let demand = match decode(namespace, entry)? {
         Decoded::Read(range) => Demand::exactly(Direction::ToHost, bytes(range)),
@@ -87,6 +91,9 @@ pub(super) fn operation(
     data: Buffer,
 ) -> Result<Option<Operation>, Status> {
     let namespace = served_namespace(view, entry)?;
+    if reservation::is_reservation(entry.opcode()) {
+        return reservation::request(entry, &data).map(Operation::Reservation).map(Some);
+    }
     let operation = match decode(namespace, entry)? {
         Decoded::Read(Blocks { lba, blocks }) => Operation::Read { lba, blocks },
         Decoded::Write(Blocks { lba, blocks }, fua) => Operation::Write { lba, blocks, data, fua },
@@ -163,7 +170,7 @@ pub(super) fn link_demand(entry: &SubmissionEntry) -> Result<Demand, Status> {
     Ok(Demand { direction, length_min: 0, length_max: LINK_TRANSFER_MAX })
 }
 
-fn served_namespace<'a>(
+pub(super) fn served_namespace<'a>(
     view: &'a HostView,
     entry: &SubmissionEntry,
 ) -> Result<&'a NamespaceView, Status> {

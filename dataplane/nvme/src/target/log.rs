@@ -22,6 +22,7 @@ const CHANGED_NAMESPACES: u8 = 0x04;
 const EFFECTS: u8 = 0x05;
 const ANA: u8 = 0x0C;
 const DISCOVERY: u8 = 0x70;
+pub(super) const RESERVATION: u8 = 0x80;
 
 /// The parameters of Get Log Page.
 pub(super) struct LogRequest {
@@ -83,6 +84,7 @@ pub(super) fn page<'a>(
         (ControllerKind::Io, CHANGED_NAMESPACES) => changed_namespaces(admin),
         (ControllerKind::Io, EFFECTS) => effects(request.command_set),
         (ControllerKind::Io, ANA) => ana(admin, view, request.specific & RETURN_GROUPS_ONLY != 0),
+        (ControllerKind::Io, RESERVATION) => admin.notices.page(),
         (ControllerKind::Io | ControllerKind::Discovery, _) => {
             return Err(Status::invalid_log_page());
         }
@@ -92,9 +94,16 @@ pub(super) fn page<'a>(
 
 fn supported_pages(kind: ControllerKind) -> Vec<u8> {
     let pages: &[u8] = match kind {
-        ControllerKind::Io => {
-            &[SUPPORTED_PAGES, ERRORS, HEALTH, FIRMWARE, CHANGED_NAMESPACES, EFFECTS, ANA]
-        }
+        ControllerKind::Io => &[
+            SUPPORTED_PAGES,
+            ERRORS,
+            HEALTH,
+            FIRMWARE,
+            CHANGED_NAMESPACES,
+            EFFECTS,
+            ANA,
+            RESERVATION,
+        ],
         ControllerKind::Discovery => &[SUPPORTED_PAGES, DISCOVERY],
     };
     let mut data = vec![0; 1024];
@@ -143,6 +152,12 @@ fn effects(command_set: u8) -> Vec<u8> {
     ];
     let reading = [io_opcode::FLUSH, io_opcode::READ, io_opcode::COMPARE, io_opcode::VERIFY];
     let writing = [io_opcode::WRITE, io_opcode::WRITE_ZEROES, io_opcode::DATASET_MANAGEMENT];
+    let reserving = [
+        io_opcode::RESERVATION_REGISTER,
+        io_opcode::RESERVATION_REPORT,
+        io_opcode::RESERVATION_ACQUIRE,
+        io_opcode::RESERVATION_RELEASE,
+    ];
     let mut mark = |base: usize, opcode: u8, effect: u32| {
         put(&mut data, base + usize::from(opcode) * 4, &effect.to_le_bytes());
     };
@@ -151,6 +166,7 @@ fn effects(command_set: u8) -> Vec<u8> {
         return data;
     }
     reading.into_iter().for_each(|opcode| mark(1024, opcode, SUPPORTED));
+    reserving.into_iter().for_each(|opcode| mark(1024, opcode, SUPPORTED));
     writing.into_iter().for_each(|opcode| mark(1024, opcode, SUPPORTED | CHANGES_CONTENT));
     data
 }

@@ -9,6 +9,7 @@ mod features;
 mod identify;
 mod io;
 mod log;
+mod reservation;
 mod slots;
 mod states;
 mod transfer;
@@ -19,10 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub use connection::TargetConnection;
-use controller::Controller;
+use controller::{Controller, ControllerKind};
 pub use states::transition_table;
 
 use crate::directory::is_nqn;
+use voute_reservation::{Effect, Nexus};
+
 use crate::{Association, Directory};
 
 /// Which listener a connection came in by: [`crate::PortalEntry::id`] of this node's portals. An I/O
@@ -263,6 +266,25 @@ impl Target {
             self.raise_attention();
         }
         failed.len()
+    }
+
+    /// Tells hosts of a change to the reservations of the namespace with this UUID: those of their
+    /// registrations that it concerns. To be called before the change is answered.
+    pub fn notify_reservation(&self, uuid: [u8; 16], effects: &[Effect]) {
+        let mut notified = false;
+        let controllers = lock(&self.controllers);
+        let living = controllers.by_id.values();
+        for controller in living.filter(|c| c.is_alive() && c.kind() == ControllerKind::Io) {
+            let nexus = Nexus::Nvme { host_id: controller.association().host_id };
+            for effect in effects.iter().filter(|effect| effect.to.covers(&nexus)) {
+                controller.notify(uuid, effect.notice);
+                notified = true;
+            }
+        }
+        drop(controllers);
+        if notified {
+            self.raise_attention();
+        }
     }
 
     /// Associations of the controllers that live now, in no order.

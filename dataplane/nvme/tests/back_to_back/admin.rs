@@ -81,8 +81,8 @@ fn identify_controller_satisfies_a_linux_host() {
     assert_eq!((id.data[512], id.data[513]), (0x66, 0x44), "SQES, CQES");
     assert_eq!(
         id.u16_at(520),
-        0b1000_1101,
-        "ONCS: compare, DSM, write zeroes, verify; no reservations"
+        0b1010_1101,
+        "ONCS: compare, DSM, write zeroes, reservations, verify"
     );
     assert_eq!((id.u16_at(522), id.data[525], id.u16_at(532)), (1, 0, 0), "FUSES, VWC, ACWU");
     assert_eq!(id.u32_at(536) & 0b11, 1, "SGLS");
@@ -176,7 +176,7 @@ fn log_pages_have_their_shapes() {
     let admin = &mut controller.admin;
     let supported = admin.ask(&mut disk, Command::log_page(0, 0, 1024)).succeeded();
     let pages: Vec<usize> = (0..256).filter(|page| supported.u32_at(page * 4) != 0).collect();
-    assert_eq!(pages, [0, 1, 2, 3, 4, 5, 0x0C]);
+    assert_eq!(pages, [0, 1, 2, 3, 4, 5, 0x0C, 0x80]);
     for (page, length) in [(1, 64), (2, 512), (3, 512), (4, 4096), (5, 4096), (0x0C, 4096)] {
         assert_eq!(
             admin.ask(&mut disk, Command::log_page(page, 0, length)).succeeded().data.len(),
@@ -195,7 +195,7 @@ fn log_pages_have_their_shapes() {
     assert_eq!(part.data, effects.data[1024..1036]);
     for (command, status) in [
         (Command::log_page(0x70, 0, 1024), Status::invalid_log_page()),
-        (Command::log_page(0x80, 0, 64), Status::invalid_log_page()),
+        (Command::log_page(0x81, 0, 64), Status::invalid_log_page()),
         (Command::log_page(2, 2, 64), Status::invalid_field()),
         (Command::log_page(2, 516, 64), Status::invalid_field()),
         (Command::log_page(2, u64::MAX - 3, 64), Status::invalid_field()),
@@ -283,7 +283,7 @@ fn features_read_back_what_was_set() {
     let mut saved = Command::set_feature(1, 0);
     saved.dwords[0] |= 1 << 31;
     assert_eq!(admin.ask(&mut disk, saved).status, Status::feature_not_saveable());
-    for unknown in [0x82, 0x83, 0xC0] {
+    for unknown in [0x84, 0xC0] {
         assert_eq!(
             admin.ask(&mut disk, Command::get_feature(unknown)).status,
             Status::invalid_field()

@@ -90,7 +90,7 @@ fn what_lies_outside_a_namespace_is_refused() {
     assert_eq!(refused(Command::flush(u32::MAX)), Status::invalid_namespace());
     assert_eq!(refused(Command::flush(0)), Status::invalid_namespace());
     assert_eq!(
-        refused(Command { opcode: 0x0D, nsid: 1, ..Command::default() }),
+        refused(Command { opcode: 0x1C, nsid: 1, ..Command::default() }),
         Status::invalid_opcode()
     );
 }

@@ -6,4 +6,5 @@ mod faults;
 mod io;
 mod links;
 mod raw;
+mod reservations;
 mod world;

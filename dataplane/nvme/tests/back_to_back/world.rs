@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use voute_buffer::Buffer;
 use voute_nvme::*;
+use voute_reservation::{Effect, Nexus, Reservations};
 
 pub(crate) const SUBSYSTEM: &str = "nqn.2026-01.io.voute:subsystem";
 pub(crate) const HOST: &str =
@@ -58,17 +59,26 @@ pub(crate) fn options(subsystem: &str) -> ConnectionOptions {
 }
 
 /// One namespace's blocks, which a real node would hold in its legs.
+#[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) bytes: Vec<u8>,
     /// Requests that were executed, for tests that look at what was asked for.
     pub(crate) seen: Vec<String>,
     /// Answers every request so, while set.
     pub(crate) failure: Option<Status>,
+    pub(crate) reservations: Reservations,
+    /// What changes of reservations meant for others, until a test hands it on.
+    pub(crate) effects: Vec<Effect>,
 }
 
 impl Disk {
     pub(crate) fn new() -> Self {
-        Disk { bytes: vec![0; BLOCKS as usize * 512], seen: Vec::new(), failure: None }
+        Disk {
+            bytes: vec![0; BLOCKS as usize * 512],
+            seen: Vec::new(),
+            failure: None,
+            ..Disk::default()
+        }
     }
 
     fn range(lba: u64, blocks: u32) -> std::ops::Range<usize> {
@@ -82,7 +92,24 @@ impl Disk {
         if let Some(status) = self.failure {
             return Outcome::Failed(status);
         }
+        let nexus = match &request.scope {
+            Scope::Host { association, .. } => Nexus::Nvme { host_id: association.host_id },
+            Scope::Link { .. } => Nexus::Nvme { host_id: [0; 16] },
+        };
+        if self.reservations.conflicts(&nexus, request.operation.access()) {
+            return Outcome::Failed(Status::reservation_conflict());
+        }
         match &request.operation {
+            Operation::Reservation(asked) => match self.reservations.apply(&nexus, asked) {
+                Ok(_) if *asked == voute_reservation::Request::Report => {
+                    Outcome::Reservations(Arc::new(self.reservations.clone()))
+                }
+                Ok(effects) => {
+                    self.effects.extend(effects);
+                    Outcome::Done
+                }
+                Err(refusal) => Outcome::Failed(refusal.into()),
+            },
             Operation::Read { lba, blocks } => {
                 Outcome::Data(Buffer::copy_of(&self.bytes[Self::range(*lba, *blocks)]))
             }

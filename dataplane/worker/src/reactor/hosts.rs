@@ -73,7 +73,16 @@ impl Reactor {
         while let Some(connection) = self.connections.get_mut(place) {
             let id = connection.id;
             let surfaced = match &mut connection.protocol {
-                Protocol::Nvme(connection) => connection.next_request().map(of_nvme),
+                Protocol::Nvme(connection) => match connection.next_request() {
+                    Some(nvme::Request {
+                        tag, operation: nvme::Operation::Reservation(_), ..
+                    }) => {
+                        let unsupported = nvme::Status::invalid_opcode();
+                        connection.complete(tag, nvme::Outcome::Failed(unsupported));
+                        Some(None)
+                    }
+                    other => other.map(of_nvme),
+                },
                 Protocol::Iscsi(connection) => match connection.next_request() {
                     Some(iscsi::Request {
                         tag,
@@ -82,6 +91,16 @@ impl Reactor {
                     }) => {
                         let unsupported = iscsi::Failure::Unsupported;
                         connection.complete(tag, iscsi::Outcome::Failed(unsupported));
+                        Some(None)
+                    }
+                    // The node contract has no word yet for a move that a host asks for.
+                    Some(iscsi::Request {
+                        tag,
+                        operation: iscsi::Operation::ActivateGroup { .. },
+                        ..
+                    }) => {
+                        let refused = iscsi::Failure::MoveRefused;
+                        connection.complete(tag, iscsi::Outcome::Failed(refused));
                         Some(None)
                     }
                     other => other.map(|request| Some(of_iscsi(request))),
@@ -203,7 +222,7 @@ fn of_nvme(request: nvme::Request) -> Option<Surfaced> {
         | nvme::Operation::CompareAndWrite { lba, .. } => (*lba, true),
         nvme::Operation::Deallocate { .. } => (0, true),
         nvme::Operation::Flush => (0, false),
-        nvme::Operation::Vendor { .. } => return None,
+        nvme::Operation::Reservation(_) | nvme::Operation::Vendor { .. } => return None,
     };
     let (tag, volume) = (request.tag.to_bits(), key(uuid));
     Some(Surfaced { tag, volume, lba, is_write, work: ProtocolOperation::Nvme(request.operation) })
@@ -222,7 +241,8 @@ fn of_iscsi(request: iscsi::Request) -> Surfaced {
         | iscsi::Operation::AllocationStatus { lba, .. } => *lba,
         iscsi::Operation::Flush
         | iscsi::Operation::Deallocate { .. }
-        | iscsi::Operation::Reservation(_) => 0,
+        | iscsi::Operation::Reservation(_)
+        | iscsi::Operation::ActivateGroup { .. } => 0,
     };
     Surfaced {
         tag: request.tag.get(),
@@ -257,7 +277,7 @@ fn nvme_work(operation: nvme::Operation, block: u32) -> Work {
             Work::Verify { offset: lba * block, length: bytes(blocks) }
         }
         // Links do not get here, see `of_nvme`.
-        Operation::Flush | Operation::Vendor { .. } => Work::Flush,
+        Operation::Flush | Operation::Reservation(_) | Operation::Vendor { .. } => Work::Flush,
     }
 }
 
@@ -271,9 +291,10 @@ fn iscsi_work(operation: iscsi::Operation, block: u32) -> Work {
         }
         Operation::Write { lba, data, .. } => Work::Write { offset: lba * block, data },
         // "Done" says of an allocation that all of it is mapped.
-        Operation::Flush | Operation::AllocationStatus { .. } | Operation::Reservation(_) => {
-            Work::Flush
-        }
+        Operation::Flush
+        | Operation::AllocationStatus { .. }
+        | Operation::Reservation(_)
+        | Operation::ActivateGroup { .. } => Work::Flush,
         Operation::WriteZeroes { lba, blocks, deallocate } => {
             Work::Zero { ranges: vec![(lba * block, bytes(blocks))], deallocate }
         }
