@@ -1,7 +1,7 @@
 //! Moves of owners: planned ones, and those of a whole site.
 
 use super::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use voute_schemas::command::AttestedGroup;
 use voute_schemas::event::*;
 
@@ -31,7 +31,8 @@ pub(super) fn move_owner(state: &State, id: GroupId, to: SiteId) -> Result<Vec<E
 }
 
 /// Moves every group that the site owns and that its other side attested. When none can, that is
-/// recorded once per reported condition of the site.
+/// recorded once per reported condition of the site. Of a site that is not lost, only the nodes
+/// that own an attested group are left.
 pub(super) fn fail_over_site(
     state: &State,
     failover: FailoverId,
@@ -46,8 +47,12 @@ pub(super) fn fail_over_site(
     let signalled = is_signalled(site, evidence.condition);
     let attested: BTreeMap<GroupId, &AttestedGroup> =
         attested.iter().map(|attested| (attested.group, attested)).collect();
+    let left = nodes_left(state, evidence.condition, &attested);
     let (mut moves, mut left_behind) = (Vec::new(), Vec::new());
     for (id, group) in owned_at(state, site_id) {
+        if left.as_ref().is_some_and(|left| !left.contains(&group.owner)) {
+            continue;
+        }
         let takeover = takeover(state, group, site_id, attested.get(&id).copied(), signalled);
         match takeover {
             Ok(_) if moves.len() >= MOVES_MAX => {
@@ -153,6 +158,28 @@ fn is_signalled(site: &Site, condition: SiteCondition) -> bool {
     }
 }
 
+/// The nodes whose groups are to move, if not those of all nodes of the site: of a site that is not
+/// lost, some attested groups name them. Who names none asks for the whole site.
+fn nodes_left(
+    state: &State,
+    condition: SiteCondition,
+    attested: &BTreeMap<GroupId, &AttestedGroup>,
+) -> Option<BTreeSet<NodeId>> {
+    match condition {
+        SiteCondition::Normal | SiteCondition::LinkDegraded if !attested.is_empty() => {
+            let owners = attested.keys().filter_map(|group| Some(state.group(*group)?.owner));
+            Some(owners.collect())
+        }
+        SiteCondition::Normal
+        | SiteCondition::LinkDegraded
+        | SiteCondition::PowerLost
+        | SiteCondition::Fire
+        | SiteCondition::CoolingLost
+        | SiteCondition::Maintenance
+        | SiteCondition::Lost => None,
+    }
+}
+
 fn owned_at(state: &State, site: SiteId) -> BTreeMap<GroupId, &Group> {
     state
         .nodes()
@@ -164,7 +191,7 @@ fn owned_at(state: &State, site: SiteId) -> BTreeMap<GroupId, &Group> {
 fn must_be_worth_recording(site: &Site, left_behind: &[LeftBehind]) -> Result<(), Refusal> {
     let recorded = site.last_failover.is_some_and(|last| last >= site.condition_since);
     let why = match left_behind.first() {
-        None => "it owns nothing".to_owned(),
+        None => "it owns nothing that was to move".to_owned(),
         Some(first) if recorded => format!(
             "{} group(s) stay, e.g. {}, since {}; that was recorded already",
             left_behind.len(),

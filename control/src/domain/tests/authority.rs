@@ -163,6 +163,83 @@ fn a_failover_that_moves_nothing_is_recorded_once_per_condition() {
     assert_eq!((code, text.contains("owns nothing")), ("nothing-to-move", true));
 }
 
+/// A second node at A, with a pool of its own and a formatted volume that it owns.
+fn with_sibling() -> (World, GroupId) {
+    let mut world = World::with_volume();
+    let (node, pool, device) = (NodeId(uuid(15)), PoolId(uuid(25)), DeviceId(uuid(35)));
+    world.must(Command::AddNode {
+        node,
+        name: name("node-a2"),
+        site: SITE_A,
+        portals: portals(4_100),
+        verifier: voute_schemas::Hash([5; 32]),
+    });
+    world.must(Command::CreatePool {
+        pool,
+        name: name("pool-a2"),
+        site: SITE_A,
+        extent_bytes: EXTENT,
+    });
+    let locator = voute_schemas::place::Locator::Memory { size_bytes: 1 << 40 };
+    let overwrite = false;
+    world.must(Command::AddDevice { device, name: name("a2"), node, pool, locator, overwrite });
+    world.asks(node, Escalation::DeviceReady { device, size_bytes: 1 << 30, block_bytes: 512 });
+    world.must(create_other(7, MIB, &[pool, POOL_B]));
+    let group = GroupId(uuid(20_007));
+    let legs: Vec<_> = world
+        .state
+        .volumes()
+        .flat_map(|(_, it)| it.legs.clone())
+        .filter(|it| !it.formatted)
+        .collect();
+    for leg in legs {
+        world.asks(leg.node, Escalation::LegFormatted { leg: leg.leg });
+    }
+    (world, group)
+}
+
+#[test]
+fn of_a_site_that_is_not_lost_only_nodes_that_own_attested_groups_are_left() {
+    let (mut world, of_sibling) = with_sibling();
+    world.must(create_other(8, MIB, &[POOL_A])); // owned by the lost node, without another side
+    let attested = world.attested_by_b();
+    let lost = world.clone().must(fail_over(SiteCondition::Lost, vec![attested]));
+    let Event::FailoverDecided { evidence, .. } = &lost[0] else { panic!("{lost:?}") };
+    assert_eq!(evidence.left_behind_total, 2, "all that the site owns is accounted for");
+
+    let events = world.must(fail_over(SiteCondition::Normal, vec![attested]));
+    let Event::FailoverDecided { evidence, .. } = &events[0] else { panic!("{events:?}") };
+    let left: Vec<_> = evidence.left_behind.iter().map(|it| it.group).collect();
+    assert_eq!(left, [GroupId(uuid(20_008))], "what that node owns, not what its sibling owns");
+    assert!(matches!(events[1..], [Event::OwnerMoved { group: GROUP, to: NODE_B, .. }]));
+    assert_ne!(world.state.group(of_sibling).unwrap().owner, NODE_B);
+    assert_eq!(world.state.site(SITE_A).unwrap().condition, SiteCondition::Normal);
+    // Another control process proposed the same: what it attested has moved.
+    let again = Command::FailOverSite {
+        failover: FailoverId(uuid(92)),
+        site: SITE_A,
+        evidence: evidence.clone(),
+        attested: vec![attested],
+    };
+    assert_eq!(world.refuses(again).0, "nothing-to-move");
+}
+
+#[test]
+fn a_site_that_is_not_lost_needs_the_same_attestation() {
+    let (world, _) = with_sibling();
+    let stays = |edit: fn(&mut AttestedGroup)| {
+        let mut attested = world.attested_by_b();
+        edit(&mut attested);
+        let events = world.clone().must(fail_over(SiteCondition::Normal, vec![attested]));
+        assert_eq!(events.len(), 1, "{events:?}");
+    };
+    stays(|it| it.epoch = Epoch::ZERO);
+    stays(|it| it.to = NODE_A);
+    stays(|it| it.attestation.legs_open = false);
+    stays(|it| it.attestation.owner_silent = false);
+    stays(|it| it.attestation.lease_expired = false);
+}
+
 #[test]
 fn a_detach_and_a_failover_race_in_the_log_and_the_loser_obeys() {
     let detach = |epoch| Escalation::DetachSide {
