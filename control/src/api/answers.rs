@@ -256,7 +256,7 @@ pub struct VolumeView {
     pub mappings: Vec<MappingView>,
     /// Resync under way.
     pub resync: Option<ResyncProgress>,
-    /// Whether it would fail over by itself if its owner's site were lost now.
+    /// Whether it would fail over by itself if its owner's node or site were lost now.
     pub armed: bool,
     /// Why not, when it would not.
     pub not_armed_because: Vec<String>,

@@ -1,6 +1,7 @@
 //! The REST API under `/v1`.
 
 pub mod answers;
+mod armed;
 mod audit;
 mod authenticate;
 mod authority;
@@ -59,12 +60,14 @@ impl App {
         let nodes = self.observed.nodes();
         let silence = std::time::Duration::from_millis(self.times.node_silence_ms);
         let unsafe_because = self.unsafe_because.borrow();
+        let condition = self.service.condition().borrow().clone();
         view(&Sight {
             state: &state,
             nodes: &nodes,
             now: self.observed.now(),
             silence,
             unsafe_because: &unsafe_because,
+            log_trouble: condition.stopped.or(condition.log_trouble),
         })
     }
 }

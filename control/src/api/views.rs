@@ -6,7 +6,7 @@ use crate::domain::state::{Adoption, Group, Volume};
 use crate::observed::Nodes;
 use std::time::Duration;
 use voute_schemas::contract::{GroupRole, GroupStatus};
-use voute_schemas::event::{FailoverMode, SiteCondition, SiteKind};
+use voute_schemas::event::{SiteCondition, SiteKind};
 use voute_schemas::ids::*;
 
 /// Everything that views are made of, at one moment.
@@ -17,14 +17,16 @@ pub(crate) struct Sight<'a> {
     pub(crate) silence: Duration,
     /// Why the log is not safe enough for groups to move by themselves.
     pub(crate) unsafe_because: &'a [String],
+    /// Why nothing can be committed now.
+    pub(crate) log_trouble: Option<String>,
 }
 
 impl Sight<'_> {
-    fn site_named(&self, id: SiteId) -> Named {
+    pub(super) fn site_named(&self, id: SiteId) -> Named {
         named(id, self.state.site(id).map(|site| &site.name))
     }
 
-    fn node_named(&self, id: NodeId) -> Named {
+    pub(super) fn node_named(&self, id: NodeId) -> Named {
         named(id, self.state.node(id).map(|node| &node.name))
     }
 
@@ -32,12 +34,12 @@ impl Sight<'_> {
         named(id, self.state.pool(id).map(|pool| &pool.name))
     }
 
-    fn is_heard(&self, node: NodeId) -> bool {
+    pub(super) fn is_heard(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|node| node.is_heard(self.now, self.silence))
     }
 
     /// What a node says of a group, if it can be heard now.
-    fn group_status(&self, node: NodeId, group: GroupId) -> Option<&GroupStatus> {
+    pub(super) fn group_status(&self, node: NodeId, group: GroupId) -> Option<&GroupStatus> {
         let observed = self.nodes.get(&node)?;
         observed.is_heard(self.now, self.silence).then(|| observed.groups.get(&group))?
     }
@@ -260,46 +262,6 @@ impl Sight<'_> {
             GroupRole::Opening | GroupRole::Holding => VolumeHealth::Waiting,
             GroupRole::Following | GroupRole::Stopped => VolumeHealth::Down,
         }
-    }
-
-    /// Why a group would not fail over by itself if its owner's site were lost now.
-    pub(crate) fn not_armed_because(&self, id: GroupId, group: &Group) -> Vec<String> {
-        let mut causes = self.unsafe_because.to_vec();
-        match group.policy.and_then(|policy| self.state.policy(policy)) {
-            None => causes.push("it has no failover policy, so it moves only when told".into()),
-            Some(policy) => match policy.rules.mode {
-                FailoverMode::Automatic => {}
-                FailoverMode::OnSignal => causes.push(format!(
-                    "its policy {} moves it only on signals from outside",
-                    policy.name
-                )),
-                FailoverMode::Manual => {
-                    causes.push(format!("its policy {} moves it only when told", policy.name));
-                }
-            },
-        }
-        let Some(other) = group.sides.iter().find(|side| side.node != group.owner) else {
-            causes.push("it has one leg only (`voute leg add` gives it a second)".into());
-            return causes;
-        };
-        let site = self.site_named(other.site).name;
-        if !other.in_sync {
-            causes.push(format!("its side at {site} is not in sync"));
-        } else if !self.state.side_is_formatted(group, other.site) {
-            causes.push(format!("its legs at {site} are not formatted yet"));
-        }
-        match self.group_status(other.node, id) {
-            None => {
-                causes.push(format!("its node {} is not heard", self.node_named(other.node).name))
-            }
-            Some(status) if status.epoch != group.epoch => causes.push(format!(
-                "its node {} does not obey epoch {} yet",
-                self.node_named(other.node).name,
-                group.epoch
-            )),
-            Some(_) => {}
-        }
-        causes
     }
 
     /// What an operator should look at, most urgent first.

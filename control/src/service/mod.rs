@@ -20,10 +20,10 @@ pub use queue::{Answer, Done, Unanswered};
 
 use crate::domain::{Refusal, State, decide};
 use queue::{Job, Work};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Arc, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
 use voute_events::{MerkleTree, Position, ReadError, StoredCommit};
 use voute_schemas::command::Escalation;
@@ -33,6 +33,9 @@ use voute_schemas::{Command, CommitId, CorrelationId, Event, NodeId, Sequence};
 
 /// Longest time that an asker waits for an answer before it is told that the outcome is unknown.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most committed failovers that wait to be measured; more go unmeasured, the oldest first.
+const UNMEASURED_MAX: usize = 64;
 
 /// Most neighbouring commits read at once for proofs.
 const PROOF_READ_MAX: u64 = 256;
@@ -113,6 +116,18 @@ pub(crate) struct Shared {
     condition: watch::Sender<Condition>,
     changes: Arc<dyn Changes>,
     pub(crate) counters: Counters,
+    unmeasured: Mutex<VecDeque<FailoverCommitted>>,
+}
+
+/// A failover that this process got committed.
+#[derive(Clone, Debug)]
+pub(crate) struct FailoverCommitted {
+    /// Its commit.
+    pub(crate) sequence: Sequence,
+    /// The commit's events.
+    pub(crate) events: Vec<Event>,
+    /// From asking until it was effective.
+    pub(crate) took: Duration,
 }
 
 /// What the service counts.
@@ -175,7 +190,30 @@ impl Service {
     /// [`Unanswered`]: nothing was committed, or it is not known whether.
     pub async fn submit(&self, command: Command, context: Context) -> Answer {
         let queue = if goes_first(&command) { &self.safety } else { &self.ordinary };
-        self.ask(queue, Work::Command(Box::new(command)), context).await
+        let began = Instant::now();
+        let answer = self.ask(queue, Work::Command(Box::new(command)), context).await;
+        if let Ok(Done::Committed { position, commit }) = &answer
+            && let Some(Event::FailoverDecided { .. }) = commit.events().first()
+        {
+            self.is_to_be_measured(FailoverCommitted {
+                sequence: position.sequence,
+                events: commit.events().to_vec(),
+                took: began.elapsed(),
+            });
+        }
+        answer
+    }
+
+    fn is_to_be_measured(&self, failover: FailoverCommitted) {
+        let mut unmeasured = self.shared.unmeasured.lock().expect("no holder panics");
+        unmeasured.push_back(failover);
+        let surplus = unmeasured.len().saturating_sub(UNMEASURED_MAX);
+        unmeasured.drain(..surplus);
+    }
+
+    /// Failovers that this process got committed since this was asked last.
+    pub(crate) fn take_unmeasured(&self) -> VecDeque<FailoverCommitted> {
+        std::mem::take(&mut self.shared.unmeasured.lock().expect("no holder panics"))
     }
 
     /// Asks for a batch of a node's escalations, as one commit.

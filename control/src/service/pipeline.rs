@@ -18,7 +18,7 @@ use crate::projection::{Projection, Snapshot};
 use crate::rebuild::replay;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -107,6 +107,7 @@ pub async fn start<L: Log>(
         condition: watch::Sender::new(Condition::default()),
         changes: config.changes,
         counters: Counters::default(),
+        unmeasured: Mutex::default(),
     });
     let mut pipeline = Pipeline {
         reader,
@@ -301,7 +302,10 @@ impl<L: Log> Pipeline<L> {
                     self.log_trouble(None);
                     return Ok(position);
                 }
-                Err(AppendError::Conflict) => return Err(Failed::Conflict),
+                Err(AppendError::Conflict) => {
+                    self.log_trouble(None);
+                    return Err(Failed::Conflict);
+                }
                 Err(error @ AppendError::Unknown { .. }) => {
                     self.log_trouble(Some(error.to_string()));
                     if self.pause(&mut pause).await {
@@ -374,10 +378,17 @@ impl<L: Log> Pipeline<L> {
 
     async fn read_batch(&mut self) -> Result<Vec<(Commit, StoredCommit)>, Fault> {
         let mut pause = RETRY_FIRST;
+        let mut was_unavailable = false;
         loop {
             match self.reader.next_batch(READ_MAX).await {
-                Ok(batch) => return Ok(batch),
+                Ok(batch) => {
+                    if was_unavailable {
+                        self.log_trouble(None);
+                    }
+                    return Ok(batch);
+                }
                 Err(error @ ReadError::Unavailable { .. }) => {
+                    was_unavailable = true;
                     self.log_trouble(Some(error.to_string()));
                     if self.pause(&mut pause).await {
                         return Err(Fault::Stopped);

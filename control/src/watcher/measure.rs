@@ -1,8 +1,10 @@
 //! How long failovers took, once their new owners serve.
+//!
+//! The process that got a failover committed measures it: no other knows how long that took. If it
+//! ends before it has, the failover stays without figures rather than with wrong ones.
 
 use super::{Now, Proposal, Watcher, milliseconds};
 use crate::domain::State;
-use crate::domain::state::Failover;
 use crate::observed::Nodes;
 use std::time::Duration;
 use voute_schemas::command::Command;
@@ -28,7 +30,7 @@ pub(crate) struct UnderWay {
 }
 
 impl Watcher {
-    /// Remembers a failover that this watcher got committed.
+    /// Remembers a failover that this process got committed, whoever asked for it.
     pub(crate) fn committed(
         &mut self,
         events: &[Event],
@@ -54,15 +56,9 @@ impl Watcher {
         self.failovers.insert(*failover, under_way);
     }
 
-    /// Records failovers that came to their end, whoever decided them.
+    /// Records failovers that came to their end.
     pub(super) fn measure(&mut self, state: &State, nodes: &Nodes, now: Now) -> Vec<Proposal> {
         self.failovers.retain(|id, _| state.failover(*id).is_some_and(|it| it.phases.is_none()));
-        for (id, failover) in state.failovers() {
-            let is_news = failover.phases.is_none() && !self.failovers.contains_key(&id);
-            if is_news && failover.moved > 0 {
-                self.failovers.insert(id, UnderWay::of(state, failover, now.since_start));
-            }
-        }
         let assess = |(id, under_way): (&FailoverId, &mut UnderWay)| {
             under_way.assess(*id, state, nodes, now.since_start)
         };
@@ -78,21 +74,6 @@ fn moved(event: &Event) -> Option<(GroupId, NodeId)> {
 }
 
 impl UnderWay {
-    /// One that another decided, or this watcher before its process restarted: how long its commit
-    /// took is not known.
-    fn of(state: &State, failover: &Failover, now: Duration) -> Self {
-        let moved_then =
-            state.groups().filter(|(_, group)| group.epoch.sequence == failover.decided);
-        UnderWay {
-            sequence: failover.decided,
-            evidence: failover.evidence.clone(),
-            moved: moved_then.map(|(id, group)| (id, group.owner)).collect(),
-            commit_took: Duration::ZERO,
-            committed_at: now,
-            serving_since: None,
-        }
-    }
-
     fn assess(
         &mut self,
         id: FailoverId,

@@ -5,11 +5,13 @@
 //!
 //! ```text
 //! all nodes of a site silent ─▶ ReportSiteCondition{Lost} ─┐   hold-down, other sides attest
-//! signal PowerLost, Fire … (API) ──────────────────────────┴─▶ FailOverSite ─▶ RecordFailover
-//! a node is heard again ─▶ ReportSiteCondition{Normal}
+//! signal PowerLost, Fire … (API) ──────────────────────────┼─▶ FailOverSite ─▶ RecordFailover
+//! a node silent, its siblings heard: only its own groups ──┘
+//! a node of a lost site is heard again ─▶ ReportSiteCondition{Normal}
 //! preferred site in sync again, policy says so ─▶ MoveOwner
 //! ```
 
+mod loss;
 mod measure;
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,8 @@ use crate::api::App;
 use crate::domain::State;
 use crate::domain::state::Group;
 use crate::observed::{Nodes, Observed};
-use crate::service::{Context, Done, Service, unix_ms};
+use crate::service::{Context, Done, FailoverCommitted, Service, unix_ms};
+use loss::{Leaving, Presence, first_sign_of};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -36,6 +39,9 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 const SETTLING: Duration = Duration::from_secs(5);
 /// How long the first sides that attest wait for the others, so that a site fails over as one.
 const GATHER_WITHIN: Duration = Duration::from_millis(300);
+/// A node and its sibling belong to one loss if less than this part of the silence lies between
+/// their last words.
+const ONE_LOSS_PART: u32 = 4;
 /// After this long without an attestation, a loss is recorded with what stays behind.
 const RECORD_STRANDED_AFTER: Duration = Duration::from_secs(10);
 /// A refused proposal for a site is not repeated before this.
@@ -91,15 +97,6 @@ struct Watched {
     stranded_recorded: bool,
 }
 
-/// How a site's groups may leave it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Leaving {
-    /// Its nodes fell silent, for so long.
-    Silence { silent_for: Duration },
-    /// A signal from outside says that it is going.
-    Signal,
-}
-
 impl Watcher {
     /// Begins to watch.
     #[must_use]
@@ -149,54 +146,39 @@ impl Watcher {
         now: Now,
         proposals: &mut Vec<Proposal>,
     ) {
-        let silent_for = self.silent_for(state, nodes, id, now.since_start);
+        let presence = Presence::of(state, nodes, id, self.silence(), now.since_start);
+        let apart = self.silence() / ONE_LOSS_PART;
         let watched = self.sites.entry(id).or_default();
         if now.since_start < watched.not_before {
             return;
         }
-        match (site.condition, silent_for) {
+        match (site.condition, presence.site_silent_for()) {
             (SiteCondition::Normal | SiteCondition::LinkDegraded, Some(silent_for)) => {
                 let correlation = *watched.correlation.get_or_insert_with(CorrelationId::generate);
+                watched.gathering_since = None;
                 proposals.push(lost(id, silent_for, correlation));
+                return;
             }
-            (SiteCondition::Lost, None) if site.source == ConditionSource::Watcher => {
+            (SiteCondition::Lost, None)
+                if site.source == ConditionSource::Watcher && presence.is_heard() =>
+            {
                 proposals.push(back(id, watched.correlation));
                 *watched = Watched::default();
                 return;
             }
+            (SiteCondition::Normal, None) if presence.is_complete() => {
+                *watched = Watched::default();
+            }
             _ => {}
         }
-        let Some(leaving) = leaving(site, silent_for).filter(|_| self.may_act) else {
+        let Some(leaving) = leaving(site, &presence, apart).filter(|_| self.may_act) else {
             watched.gathering_since = None;
             return;
         };
-        proposals.extend(self.fail_over(state, nodes, id, leaving, now));
+        proposals.extend(self.fail_over(state, nodes, id, &leaving, now));
         if leaving == Leaving::Signal {
             proposals.extend(self.evacuate(state, nodes, id, now));
         }
-    }
-
-    /// How long all nodes of a site have been silent beyond detection; nothing if one is heard or
-    /// there is none.
-    fn silent_for(
-        &self,
-        state: &State,
-        nodes: &Nodes,
-        site: SiteId,
-        now: Duration,
-    ) -> Option<Duration> {
-        let mut least = None;
-        for (id, _) in state.nodes().filter(|(_, node)| node.site == site) {
-            let limit = match nodes.get(&id) {
-                Some(observed) => observed.heard_at + self.silence(),
-                None if holds_devices(state, id) => SETTLING.max(self.silence()),
-                // It was admitted, and never came so far.
-                None => continue,
-            };
-            let silent_for = now.checked_sub(limit)?;
-            least = Some(least.map_or(silent_for, |least: Duration| least.min(silent_for)));
-        }
-        least
     }
 
     /// One commit that moves all groups whose policy says so, once their other sides attest.
@@ -205,18 +187,18 @@ impl Watcher {
         state: &State,
         nodes: &Nodes,
         site: SiteId,
-        leaving: Leaving,
+        leaving: &Leaving,
         now: Now,
     ) -> Option<Proposal> {
-        let wanted = |group: &Group| may_move(state, group, leaving);
+        let wanted = |group: &Group| leaving.lets(state, group);
         let mut attested = attested(state, nodes, site, wanted);
-        let signalled = leaving == Leaving::Signal;
-        attested.retain(|group| can_take_over(group, signalled));
+        let signalled = *leaving == Leaving::Signal;
+        attested.retain(|group| can_take_over(state, group, signalled));
         let expected = expected(state, nodes, site, self.silence(), now.since_start, wanted);
         let watched = self.sites.entry(site).or_default();
         if attested.is_empty() {
             watched.gathering_since = None;
-            let stranded = matches!(leaving, Leaving::Silence { silent_for } if silent_for >= RECORD_STRANDED_AFTER);
+            let stranded = matches!(leaving, Leaving::Site { silent_for } if *silent_for >= RECORD_STRANDED_AFTER);
             let owns = state.nodes().any(|(node, it)| {
                 it.site == site
                     && state
@@ -249,7 +231,7 @@ impl Watcher {
             heard_here && !others_hear_nothing(nodes, id, group)
         };
         owned_at(state, site)
-            .filter(|(id, group)| may_move(state, group, Leaving::Signal) && is_served(*id, group))
+            .filter(|(id, group)| Leaving::Signal.lets(state, group) && is_served(*id, group))
             .filter_map(|(id, group)| {
                 let other = ready_side(state, nodes, id, group, self.silence(), now.since_start)?;
                 Some(planned_move(id, other, "policy: its site is going, its node still serves"))
@@ -320,28 +302,31 @@ fn planned_move(group: GroupId, to: SiteId, reason: &str) -> Proposal {
     Proposal { command, reason: reason.to_owned(), correlation: None }
 }
 
-fn leaving(site: &crate::domain::state::Site, silent_for: Option<Duration>) -> Option<Leaving> {
+fn leaving(
+    site: &crate::domain::state::Site,
+    presence: &Presence,
+    apart: Duration,
+) -> Option<Leaving> {
+    let of_nodes = || {
+        let silent = presence.silent_nodes(apart);
+        (!silent.is_empty()).then_some(Leaving::Nodes { silent })
+    };
     match (site.condition, site.source) {
         (
             SiteCondition::PowerLost | SiteCondition::Fire | SiteCondition::CoolingLost,
             ConditionSource::Signal,
         ) => Some(Leaving::Signal),
-        (SiteCondition::Lost, _) => silent_for.map(|silent_for| Leaving::Silence { silent_for }),
-        _ => None,
-    }
-}
-
-/// Whether a group's policy lets it move by itself now.
-fn may_move(state: &State, group: &Group, leaving: Leaving) -> bool {
-    let Some(policy) = group.policy.and_then(|policy| state.policy(policy)) else {
-        return false;
-    };
-    match (policy.rules.mode, leaving) {
-        (FailoverMode::Manual, _) | (FailoverMode::OnSignal, Leaving::Silence { .. }) => false,
-        (FailoverMode::OnSignal | FailoverMode::Automatic, Leaving::Signal) => true,
-        (FailoverMode::Automatic, Leaving::Silence { silent_for }) => {
-            silent_for >= Duration::from_millis(policy.rules.hold_down_ms)
-        }
+        (SiteCondition::Lost, _) => match presence.site_silent_for() {
+            Some(silent_for) => Some(Leaving::Site { silent_for }),
+            None => of_nodes(),
+        },
+        (SiteCondition::Normal | SiteCondition::LinkDegraded, _) => of_nodes(),
+        // Whoever maintains a site ends nodes there on purpose.
+        (SiteCondition::Maintenance, _)
+        | (
+            SiteCondition::PowerLost | SiteCondition::Fire | SiteCondition::CoolingLost,
+            ConditionSource::Watcher,
+        ) => None,
     }
 }
 
@@ -369,14 +354,13 @@ pub(crate) fn attested(
     owned_at(state, site).filter(|(_, group)| wanted(group)).filter_map(attest).collect()
 }
 
-fn can_take_over(attested: &AttestedGroup, signalled: bool) -> bool {
+fn can_take_over(state: &State, attested: &AttestedGroup, signalled: bool) -> bool {
+    let is_formatted = state.group(attested.group).is_some_and(|group| {
+        let side = group.side_of(attested.to);
+        side.is_some_and(|side| state.side_is_formatted(group, side.site))
+    });
     let Attestation { legs_open, owner_silent, lease_expired, silent_ms: _ } = attested.attestation;
-    legs_open && owner_silent && (lease_expired || signalled)
-}
-
-/// Whether a node was ever there: it adopted a device.
-fn holds_devices(state: &State, node: NodeId) -> bool {
-    state.devices().any(|(_, device)| device.node == node && device.extents().is_some())
+    is_formatted && legs_open && owner_silent && (lease_expired || signalled)
 }
 
 /// Whether a side that does not own a group says that it hears no owner.
@@ -420,29 +404,36 @@ fn ready_side(
     (obeys && state.side_is_formatted(group, other.site)).then_some(other.site)
 }
 
-/// The first sign that a site may be lost: the earliest of its nodes' signs, if all have one.
+/// The first sign that a site may be lost.
 pub(crate) fn first_sign(state: &State, nodes: &Nodes, site: SiteId) -> Option<Duration> {
-    let of_site = state.nodes().filter(|(_, node)| node.site == site);
-    of_site.filter_map(|(id, _)| nodes.get(&id)).map(|node| node.first_sign()).min()
+    let of_site = state.nodes().filter(|(_, node)| node.site == site).map(|(id, _)| id);
+    first_sign_of(state, nodes, of_site)
 }
 
 fn evidence(
     state: &State,
     nodes: &Nodes,
     site: SiteId,
-    leaving: Leaving,
+    leaving: &Leaving,
     now: Now,
 ) -> FailoverEvidence {
     let known = state.site(site);
-    let sign = first_sign(state, nodes, site).unwrap_or(now.since_start);
-    let sign_age = milliseconds(now.since_start.saturating_sub(sign));
+    let sign = match leaving {
+        Leaving::Nodes { silent } => first_sign_of(state, nodes, silent.keys().copied()),
+        Leaving::Site { .. } | Leaving::Signal => first_sign(state, nodes, site),
+    };
+    let sign_age = milliseconds(now.since_start.saturating_sub(sign.unwrap_or(now.since_start)));
     let detail = known.map(|site| site.detail.clone()).unwrap_or_default();
     let observed = match leaving {
-        Leaving::Silence { .. } => {
+        Leaving::Site { .. } => {
             format!(
                 "all nodes of the site silent, first sign {sign_age} ms ago; other sides heard no owner"
             )
         }
+        Leaving::Nodes { silent } => format!(
+            "node {} silent, first sign {sign_age} ms ago, its site not lost: siblings are heard; other sides heard no owner",
+            names(state, silent.keys().copied())
+        ),
         Leaving::Signal => format!("signal from outside: {detail}"),
     };
     FailoverEvidence {
@@ -453,6 +444,11 @@ fn evidence(
         left_behind: vec![],
         left_behind_total: 0,
     }
+}
+
+fn names(state: &State, nodes: impl Iterator<Item = NodeId>) -> String {
+    let name = |id| state.node(id).map(|node| node.name.to_string());
+    nodes.filter_map(name).collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
@@ -466,6 +462,9 @@ pub(crate) async fn run(app: App, mut stop: watch::Receiver<bool>) {
     let mut head = service.head();
     while !*stop.borrow() {
         watcher.may_act = unsafe_because.borrow().is_empty();
+        for FailoverCommitted { sequence, events, took } in service.take_unmeasured() {
+            watcher.committed(&events, sequence, took, observed.now());
+        }
         for proposal in look(&mut watcher, service, observed) {
             propose(&mut watcher, service, observed, proposal).await;
         }
@@ -507,13 +506,10 @@ async fn propose(
         }
         _ => None,
     };
-    let began = observed.now();
     let name = proposal.command.name();
     match service.submit(proposal.command, context).await {
-        Ok(Done::Committed { position, commit }) => {
+        Ok(Done::Committed { position, .. }) => {
             tracing::info!(command = name, sequence = position.sequence.0, "the watcher acted");
-            let took = observed.now() - began;
-            watcher.committed(commit.events(), position.sequence, took, observed.now());
         }
         Ok(Done::Refused { message, .. }) => {
             tracing::info!(command = name, message, "the watcher was refused");

@@ -31,6 +31,12 @@ pub(crate) struct Inside {
     pub(crate) goodbye: Option<String>,
     /// Whether it hears no owner any more, with its grants run out.
     pub(crate) owner_silent: bool,
+    /// Owners that it alone does not hear any more, likewise.
+    pub(crate) silent_owners: BTreeSet<NodeId>,
+    /// Whether its legs cannot be used.
+    pub(crate) legs_closed: bool,
+    /// Whether it puts off formatting legs.
+    pub(crate) formats_later: bool,
     /// Whether it says nothing, its stream open.
     pub(crate) mute: bool,
     asked: BTreeSet<String>,
@@ -226,7 +232,7 @@ impl Inside {
             .map(|leg| leg.leg)
             .collect();
         for leg in unformatted {
-            if self.asked.insert(format!("{leg:?}")) {
+            if !self.formats_later && self.asked.insert(format!("{leg:?}")) {
                 requests.push(Escalation::LegFormatted { leg });
             }
         }
@@ -244,6 +250,7 @@ impl Inside {
         if self.mute {
             return Vec::new();
         }
+        self.ask();
         let mut messages = std::mem::take(&mut self.outbox);
         messages.push(FromNode::Status(self.status(node)));
         messages
@@ -262,7 +269,7 @@ impl Inside {
         let owns = group.owner == node;
         let legs = group.volumes.iter().flat_map(|volume| &volume.legs);
         let own_legs = legs.filter(|leg| leg.node == node);
-        let silent = self.owner_silent;
+        let silent = self.owner_silent || self.silent_owners.contains(&group.owner);
         GroupStatus {
             group: group.group,
             epoch: group.epoch,
@@ -276,7 +283,7 @@ impl Inside {
                 })
                 .collect(),
             attestation: (!owns).then_some(Attestation {
-                legs_open: true,
+                legs_open: !self.legs_closed,
                 owner_silent: silent,
                 lease_expired: silent,
                 silent_ms: if silent { 2_000 } else { 0 },

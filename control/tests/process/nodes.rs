@@ -4,12 +4,38 @@ use crate::client::{Control, PATIENCE};
 use crate::fake_node::{FakeNode, hello, open, text};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::Message;
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, ToNode};
 use voute_schemas::event::DetachCause;
 use voute_schemas::{EscalationId, SiteId};
+
+/// A node with a pool and a device, all of this name; with its id and secret.
+async fn admit(control: &Control, name: &str, site: &str) -> (FakeNode, (String, String)) {
+    let nodes = control.get("/v1/nodes").await.body["items"].as_array().unwrap().len();
+    let base = 20_000 + nodes * 10;
+    let node = json!({
+        "name": format!("node-{name}"), "site": site,
+        "nvme": format!("127.0.0.1:{base}"),
+        "iscsi": format!("127.0.0.1:{}", base + 1),
+        "link": format!("127.0.0.1:{}", base + 2),
+    });
+    let admitted = control.create("/v1/nodes", node).await;
+    let id = admitted["created"].as_str().unwrap().to_owned();
+    let secret = admitted["secret"].as_str().unwrap().to_owned();
+    let node = FakeNode::connect(control.address(), &id, &secret, 1).await;
+    let pool = format!("pool-{name}");
+    control.create("/v1/pools", json!({"name": pool, "site": site})).await;
+    let device = json!({
+        "name": format!("disk-{name}"), "node": format!("node-{name}"), "pool": pool,
+        "locator": {"Memory": {"size_bytes": 4u64 << 30}},
+    });
+    control.create("/v1/devices", device).await;
+    let adopted = |body: &Value| body["state"] == "adopted";
+    control.until(&format!("/v1/devices/disk-{name}"), adopted).await;
+    (node, (id, secret))
+}
 
 struct Pair {
     control: Control,
@@ -24,29 +50,11 @@ impl Pair {
         let control = Control::start().await;
         let mut nodes = Vec::new();
         let mut secrets = Vec::new();
-        for (index, site) in ["north", "south"].into_iter().enumerate() {
+        for site in ["north", "south"] {
             control.create("/v1/sites", json!({"name": site, "kind": "Data"})).await;
-            let base = 20_000 + index * 10;
-            let node = json!({
-                "name": format!("node-{site}"), "site": site,
-                "nvme": format!("127.0.0.1:{base}"),
-                "iscsi": format!("127.0.0.1:{}", base + 1),
-                "link": format!("127.0.0.1:{}", base + 2),
-            });
-            let admitted = control.create("/v1/nodes", node).await;
-            let id = admitted["created"].as_str().unwrap().to_owned();
-            let secret = admitted["secret"].as_str().unwrap().to_owned();
-            nodes.push(FakeNode::connect(control.address(), &id, &secret, 1).await);
-            secrets.push((id, secret));
-            let pool = format!("pool-{site}");
-            control.create("/v1/pools", json!({"name": pool, "site": site})).await;
-            let device = json!({
-                "name": format!("disk-{site}"), "node": format!("node-{site}"), "pool": pool,
-                "locator": {"Memory": {"size_bytes": 4u64 << 30}},
-            });
-            control.create("/v1/devices", device).await;
-            let adopted = |body: &Value| body["state"] == "adopted";
-            control.until(&format!("/v1/devices/disk-{site}"), adopted).await;
+            let (node, secret) = admit(&control, site, site).await;
+            nodes.push(node);
+            secrets.push(secret);
         }
         let b = nodes.pop().unwrap();
         let a = nodes.pop().unwrap();
@@ -55,8 +63,13 @@ impl Pair {
     }
 
     async fn volume(&self, name: &str) -> Value {
+        self.volume_in(name, "pool-north").await
+    }
+
+    /// Owned where this pool is, with its other leg in the south.
+    async fn volume_in(&self, name: &str, pool: &str) -> Value {
         let body = json!({
-            "name": name, "size_bytes": 64 << 20, "pools": ["pool-north", "pool-south"],
+            "name": name, "size_bytes": 64 << 20, "pools": [pool, "pool-south"],
             "policy": "automatic",
         });
         self.control.create("/v1/volumes", body).await;
@@ -66,6 +79,22 @@ impl Pair {
 
     async fn until_volume(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         self.control.until(&format!("/v1/volumes/{name}"), wanted).await
+    }
+
+    /// The only cause why `v1` is not armed.
+    async fn until_not_armed(&self, why: &str) {
+        self.until_volume("v1", |it| {
+            let causes = it["not_armed_because"].as_array();
+            it["armed"] == false
+                && causes.is_some_and(|it| it.len() == 1 && it[0].as_str().unwrap().contains(why))
+        })
+        .await;
+    }
+
+    async fn set_policy(&self, mode: &str) {
+        let body = json!({"rules": {"mode": mode}});
+        let answer = self.control.send("PUT", "/v1/policies/automatic", &[], Some(body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
     }
 
     async fn reconnect(&self, index: usize, incarnation: u64) -> FakeNode {
@@ -152,6 +181,100 @@ async fn a_killed_site_fails_over_in_one_commit_and_the_log_tells_how() {
 }
 
 #[tokio::test]
+async fn a_dead_node_loses_its_groups_while_its_sibling_keeps_its_own() {
+    let pair = Pair::start().await;
+    let (sibling, _) = admit(&pair.control, "north-2", "north").await;
+    for name in ["v1", "v2"] {
+        pair.volume(name).await;
+    }
+    assert_eq!(pair.volume_in("v3", "pool-north-2").await["owner"]["name"], "node-north-2");
+    // Its control stream alone is silent: the other side hears it, so that nothing moves.
+    pair.a.inside().mute = true;
+    pair.control.until("/v1/nodes/node-north", |it| it["observed"]["heard"] == false).await;
+    let head = pair.control.head().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(pair.control.head().await, head, "nothing was committed");
+    // Now it dies.
+    let Pair { control, a, b, .. } = pair;
+    b.inside().silent_owners.insert(a.node);
+    a.kill();
+    for name in ["v1", "v2"] {
+        control
+            .until(&format!("/v1/volumes/{name}"), |volume| {
+                volume["owner"]["name"] == "node-south" && volume["health"] != "down"
+            })
+            .await;
+    }
+    let failovers =
+        control.until("/v1/failovers", |body| !body["items"][0]["phases"].is_null()).await;
+    assert_eq!(failovers["items"].as_array().unwrap().len(), 1, "{failovers}");
+    let failover = &failovers["items"][0];
+    assert_eq!(
+        (&failover["phases"]["groups"], &failover["evidence"]["left_behind_total"]),
+        (&json!(2), &json!(0))
+    );
+    assert_eq!(
+        (&failover["site"]["name"], &failover["evidence"]["condition"]),
+        (&json!("north"), &json!("Normal"))
+    );
+    let observed = failover["evidence"]["observed"].as_str().unwrap();
+    assert!(observed.starts_with("node node-north silent"), "{observed}");
+    let site = control.get("/v1/sites/north").await.body;
+    assert_eq!((&site["condition"], &site["nodes_heard"]), (&json!("Normal"), &json!(1)));
+    let volume = control.get("/v1/volumes/v3").await.body;
+    assert_eq!(
+        (&volume["owner"]["name"], &volume["health"]),
+        (&json!("node-north-2"), &json!("healthy"))
+    );
+    assert!(!sibling.inside().groups.is_empty());
+}
+
+#[tokio::test]
+async fn a_volume_says_whether_it_would_fail_over_and_if_not_why() {
+    let pair = Pair::start().await;
+    pair.b.inside().formats_later = true;
+    let body = json!({
+        "name": "v1", "size_bytes": 64 << 20, "pools": ["pool-north", "pool-south"],
+        "policy": "automatic",
+    });
+    pair.control.create("/v1/volumes", body).await;
+    pair.until_not_armed("its legs at south are not formatted").await;
+    pair.b.inside().formats_later = false;
+    pair.until_volume("v1", |it| it["armed"] == true).await;
+    for (mode, why) in [("Manual", "only when told"), ("OnSignal", "only on signals")] {
+        pair.set_policy(mode).await;
+        pair.until_not_armed(why).await;
+    }
+    pair.set_policy("Automatic").await;
+    pair.b.inside().legs_closed = true;
+    pair.until_not_armed("its legs on node node-south cannot serve").await;
+    pair.b.inside().legs_closed = false;
+    pair.until_volume("v1", |it| it["armed"] == true).await;
+    let signal = |condition: &str| json!({"condition": condition, "detail": "new cables"});
+    pair.control.create("/v1/sites/north/signal", signal("Maintenance")).await;
+    pair.until_not_armed("in maintenance").await;
+    pair.control.create("/v1/sites/north/signal", signal("Normal")).await;
+    let volume = pair.until_volume("v1", |it| it["armed"] == true).await;
+    let south: SiteId = volume["sides"][1]["site"]["id"].as_str().unwrap().parse().unwrap();
+    let (group, epoch) = {
+        let inside = pair.a.inside();
+        let group = inside.groups.values().next().unwrap();
+        (group.group, group.epoch)
+    };
+    let cause = DetachCause::Unreachable;
+    let detach = Escalation::DetachSide { group, epoch, site: south, cause };
+    pair.a.escalate(EscalationId::generate(), vec![detach]);
+    pair.until_not_armed("its side at south is not in sync").await;
+    let Pair { control, b, .. } = pair;
+    b.kill();
+    control
+        .until("/v1/volumes/v1", |it| {
+            it["not_armed_because"].to_string().contains("node node-south is not heard")
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn silence_without_an_attestation_moves_nothing() {
     let pair = Pair::start().await;
     pair.volume("v1").await;
@@ -159,7 +282,7 @@ async fn silence_without_an_attestation_moves_nothing() {
     pair.a.inside().mute = true;
     pair.control.until("/v1/sites/north", |site| site["condition"] == "Lost").await;
     let looks_later = pair.control.head().await;
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(pair.control.head().await, looks_later, "nothing was committed since");
     assert!(!pair.commands().await.contains(&"FailOverSite".to_owned()));
     pair.a.inside().mute = false;
@@ -198,7 +321,7 @@ async fn a_group_without_a_policy_moves_only_when_told() {
             {
                 return answer;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     told.await.unwrap();
@@ -239,7 +362,7 @@ async fn a_signal_fails_over_a_silent_site_without_waiting_for_the_silence() {
             break;
         }
         assert!(began.elapsed() < PATIENCE, "{plan}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     pair.control.create("/v1/sites/north/signal", json!({"condition": "Fire"})).await;
     pair.until_volume("v1", |it| it["owner"]["name"] == "node-south").await;
