@@ -65,7 +65,7 @@ each() {
         $command "$disk" >/tmp/tool.out 2>&1 || { cat /tmp/tool.out; die "$command $disk"; }
     done
 }
-serving() { sg_rtpg -d "$1" | grep -q 'active/optimized' && sg_turs "$1" >/dev/null 2>&1; }
+serving() { multipathd show paths format "%d %p" | grep -qE "^$(basename "$1") +50"; }
 tools() {
     local disk served=0
     for disk in $(disks_of 0) $(disks_of 1); do
@@ -105,7 +105,6 @@ come_back() {
     wait_for 60 right_prios || { multipath -ll; die "priorities are $(prios)"; }
     result "node back, legs resynced, four paths, priorities right" ok
 }
-move() { cluster do volume move small --to "$1" && cluster do volume move large --to "$1"; }
 
 step "log in"
 iscsi_up
@@ -153,6 +152,7 @@ come_back
     come_back
     step "the owner freezes, another takes over, it goes on"
     move a
+    cluster healthy
     wait_for 60 right_prios || { multipath -ll; die "priorities are $(prios)"; }
     burst "owner frozen" cluster freeze a
     cluster thaw a

@@ -3,6 +3,13 @@
 . /rig/lib.sh
 mkdir -p /tmp/jobs
 
+# move SITE: whatever is not there already.
+move() {
+    local volume
+    for volume in small large; do
+        [ "$(cluster owner $volume)" = "$1" ] || cluster do volume move $volume --to "$1"
+    done
+}
 cluster() { host "$CLUSTER $*"; }
 die() { echo "FAILED: $*"; dmesg | tail -40; exit 1; }
 result() { printf 'RESULT %-52s %s\n' "$1" "$2"; }

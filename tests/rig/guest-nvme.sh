@@ -74,8 +74,7 @@ come_back() {
     wait_for 60 all_well || { nvme_paths "$NQN"; die "the path did not come back"; }
     result "node back, legs resynced, two live paths" ok
 }
-move() { cluster do volume move small --to "$1" && cluster do volume move large --to "$1"; }
-home() { move a >/dev/null; cluster healthy; wait_for 30 all_well || die "no two states at home"; }
+home() { move a; cluster healthy; wait_for 30 all_well || die "no two states at home"; }
 reset_both() { local c; for c in $(controllers); do nvme reset "/dev/$c"; sleep 3; done; }
 freeze_other_path() {
     host "$RIG/guest link $RIG_GUEST b off"
