@@ -19,7 +19,7 @@ fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     match number("VOUTE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("VOUTE_SEEDS").unwrap_or(40),
+        None => 0..number("VOUTE_SEEDS").unwrap_or(30),
     }
 }
 

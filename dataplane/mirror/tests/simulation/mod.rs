@@ -447,6 +447,17 @@ impl Simulation {
             // What a memory's last process asked for must not make it the only copy.
             return;
         }
+        if matches!(escalation, Escalation::HandOver { .. }) && !self.attests(1 - node) {
+            // As rule 6 has it for every unplanned move: a request that waited for an unreachable
+            // log must not take the only whole side out in favour of a memory that was lost since.
+            self.tell(|| "log: hand-over to a side that does not vouch for its legs".to_owned());
+            let outcome = EscalationOutcome::Refused {
+                code: "not-attested".to_owned(),
+                message: String::new(),
+            };
+            let delay = self.random.micros(100, 5_000);
+            return self.after(delay, Event::Answer { node, process, escalation, outcome });
+        }
         let (outcome, changed) = self.log.decide(self.nodes[node].id, &escalation);
         self.tell(|| format!("log: {escalation:?} -> {outcome:?}"));
         if changed {
@@ -465,6 +476,12 @@ impl Simulation {
         }
         let delay = self.random.micros(100, 5_000);
         self.after(delay, Event::Answer { node, process, escalation, outcome });
+    }
+
+    fn attests(&self, node: usize) -> bool {
+        let mirror = self.nodes[node].mirror.as_ref().filter(|_| self.nodes[node].log_reachable);
+        let statuses = mirror.map(|mirror| mirror.status(self.now, 0)).unwrap_or_default();
+        statuses.iter().filter_map(|status| status.attestation).any(|it| it.legs_open)
     }
 
     fn publish(&mut self) {
