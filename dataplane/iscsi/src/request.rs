@@ -146,6 +146,12 @@ pub enum Operation {
     /// it is answered, by [`Outcome::Done`] or, for a report, [`Outcome::Reservations`]; a preemption
     /// that aborts, when no write of its victims is under way any more.
     Reservation(voute_reservation::Request),
+    /// Make the ports of another group the active ones (SET TARGET PORT GROUPS): a planned move of the
+    /// volume's owner. Done once the move is; [`Failure::MoveRefused`] if it is not to be had this way.
+    ActivateGroup {
+        /// A target port group of the LUN's view, not active in it.
+        group: u16,
+    },
 }
 
 impl Operation {
@@ -154,7 +160,8 @@ impl Operation {
     #[must_use]
     pub fn access(&self) -> Access {
         match self {
-            Operation::Reservation(_) => Access::Identity,
+            // Judged when the command came.
+            Operation::Reservation(_) | Operation::ActivateGroup { .. } => Access::Identity,
             // As a write: SPC-4 table 64 names SYNCHRONIZE CACHE among them.
             Operation::Flush => Access::Write,
             other if other.changes_data() => Access::Write,
@@ -177,7 +184,8 @@ impl Operation {
             | Operation::Verify { .. }
             | Operation::Compare { .. }
             | Operation::AllocationStatus { .. }
-            | Operation::Reservation(_) => false,
+            | Operation::Reservation(_)
+            | Operation::ActivateGroup { .. } => false,
         }
     }
 }
@@ -249,6 +257,9 @@ pub enum Failure {
     },
     /// The volume's server does not do this operation: 20/00.
     Unsupported,
+    /// The owner is not moved on a host's demand, or could not be: HARDWARE ERROR 67/0A, after which a
+    /// host asks for the groups' states again.
+    MoveRefused,
     /// A reservation forbids it, or a request about reservations was refused.
     Reservation(Refusal),
     /// The outcome is unknown; the host must retry: ABORTED COMMAND 0B/00.

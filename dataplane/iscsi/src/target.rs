@@ -125,8 +125,13 @@ pub struct LunView {
     pub target_port_groups: Vec<TargetPortGroup>,
     /// Writes are refused with 27/00.
     pub read_only: bool,
-    /// Reports thin provisioning and accepts UNMAP.
+    /// Blocks get their room when they are written, and may find none. If not, there is room for every
+    /// block: resource provisioning. UNMAP is accepted of both.
     pub thin: bool,
+    /// What the volume writes best, bytes: its block size, or more in powers of two. Only told.
+    pub physical_block_size: u32,
+    /// Most blocks that the volume writes all or not at all, also across a power cut; at least 1.
+    pub atomic_blocks: u32,
 }
 
 /// A host, by its iSCSI name.

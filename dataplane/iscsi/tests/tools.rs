@@ -28,6 +28,7 @@ const BLOCKS: usize = 64 << 11;
 struct Kind {
     thin: bool,
     read_only: bool,
+    physical_block_size: u32,
     authentication: Authentication,
 }
 
@@ -75,6 +76,9 @@ fn directory(kind: &Kind, addresses: &[String; 2]) -> Directory {
         }],
         read_only: kind.read_only,
         thin: kind.thin,
+        physical_block_size: kind.physical_block_size.max(512),
+        // One operation after the other, in memory that no power cut leaves half written.
+        atomic_blocks: 256,
     };
     let host =
         HostView { authentication: kind.authentication.clone(), luns: vec![view], portals: None };

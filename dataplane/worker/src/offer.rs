@@ -277,7 +277,11 @@ impl View<'_> {
             alua_state: mine,
             target_port_groups: self.port_groups(group, mine),
             read_only,
-            thin: true,
+            // Its extents are its own from the beginning.
+            thin: false,
+            physical_block_size: volume.block_bytes,
+            // What every device of a leg writes all or not at all.
+            atomic_blocks: 1,
         }
     }
 

@@ -93,6 +93,8 @@ impl Disk {
             }
             Operation::AllocationStatus { lba, blocks: count } => blocks.extents(lba, count),
             Operation::Reservation(_) => Outcome::Failed(Failure::Unsupported),
+            // Its volumes have nowhere else to go.
+            Operation::ActivateGroup { .. } => Outcome::Failed(Failure::MoveRefused),
         }
     }
 }

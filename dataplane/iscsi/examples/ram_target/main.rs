@@ -35,6 +35,7 @@ struct Options {
     hosts: Vec<String>,
     mib: usize,
     block_size: u32,
+    physical_block_size: u32,
     thin: bool,
     read_only: bool,
     chap: Authentication,
@@ -46,6 +47,7 @@ fn options() -> anyhow::Result<Options> {
         hosts: HOSTS.map(String::from).to_vec(),
         mib: 100,
         block_size: 512,
+        physical_block_size: 512,
         thin: false,
         read_only: false,
         chap: Authentication::None,
@@ -58,12 +60,13 @@ fn options() -> anyhow::Result<Options> {
             "--host" => options.hosts.push(value()?),
             "--mib" => options.mib = value()?.parse()?,
             "--block-size" => options.block_size = value()?.parse()?,
+            "--physical-block-size" => options.physical_block_size = value()?.parse()?,
             "--thin" => options.thin = true,
             "--read-only" => options.read_only = true,
             "--chap" => options.chap = chap(&value()?)?,
             _ => bail!(
-                "unknown argument {argument}; known: --listen ADDRESS:PORT --host IQN --mib N --block-size N --thin \
-                 --read-only --chap NAME:SECRET[:TARGETNAME:TARGETSECRET]"
+                "unknown argument {argument}; known: --listen ADDRESS:PORT --host IQN --mib N --block-size N \
+                 --physical-block-size N --thin --read-only --chap NAME:SECRET[:TARGETNAME:TARGETSECRET]"
             ),
         }
     }
@@ -117,6 +120,9 @@ fn main() -> anyhow::Result<()> {
         }],
         read_only: options.read_only,
         thin: options.thin,
+        physical_block_size: options.physical_block_size,
+        // One operation after the other, in memory that no power cut leaves half written.
+        atomic_blocks: 256,
     };
     let host = HostView { authentication: options.chap, luns: vec![view], portals: None };
     let directory = Directory {

@@ -51,10 +51,11 @@ impl FullFeature {
         match outcome {
             Outcome::Data(data) => self.answer_data(slot, &data, output),
             Outcome::Done if task.allocation > 0 => {
-                let view = self.units.find(task.lun).map(|unit| unit.view.blocks);
-                let blocks = view.and_then(|blocks| u32::try_from(blocks).ok()).unwrap_or(u32::MAX);
+                let unit = self.units.find(task.lun);
+                let blocks = unit.and_then(|unit| u32::try_from(unit.view.blocks).ok());
+                let blocks = blocks.unwrap_or(u32::MAX);
                 let all = AllocationExtent { lba: 0, blocks, mapped: true };
-                let data = allocation_data(&[all], task.allocation);
+                let data = allocation_data(&[all], true, task.allocation);
                 self.answer_data(slot, &data, output);
             }
             Outcome::Done => self.answer_status(slot, status::GOOD, None, output),
@@ -66,7 +67,8 @@ impl FullFeature {
                 None => self.answer_status(slot, status::GOOD, None, output),
             },
             Outcome::Allocation(extents) => {
-                let data = allocation_data(&extents, task.allocation);
+                let is_thin = self.units.find(task.lun).is_none_or(|unit| unit.view.thin);
+                let data = allocation_data(&extents, is_thin, task.allocation);
                 self.answer_data(slot, &data, output);
             }
             Outcome::Miscompare { offset } => {

@@ -72,7 +72,12 @@ fn changes(old: &LunView, new: &LunView) -> Vec<Attention> {
     if old.read_only != new.read_only {
         changes.push(Attention::MODE_CHANGED);
     }
-    if old.thin != new.thin || old.naa != new.naa || old.serial != new.serial {
+    if old.thin != new.thin
+        || old.physical_block_size != new.physical_block_size
+        || old.atomic_blocks != new.atomic_blocks
+        || old.naa != new.naa
+        || old.serial != new.serial
+    {
         changes.push(Attention::INQUIRY_CHANGED);
     }
     changes

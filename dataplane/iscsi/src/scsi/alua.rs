@@ -1,4 +1,7 @@
-//! REPORT TARGET PORT GROUPS (SPC-4 §6.37).
+//! REPORT and SET TARGET PORT GROUPS (SPC-4 §6.37, §6.45).
+//!
+//! A host may ask for another group to become the active one, which is a planned move of the volume's
+//! owner. Nothing else can be set: the states of a volume follow from who owns it.
 
 use super::cdb::Cdb;
 use super::sense::Sense;
@@ -6,6 +9,9 @@ use crate::target::{AluaState, LunView};
 
 /// Longest time that a transition takes, seconds: hosts wait this long before they give up on a path.
 const TRANSITION_SECONDS: u8 = 30;
+
+/// Most bytes of SET TARGET PORT GROUPS' parameter list: every group once.
+pub(super) const CHANGE_BYTES_MAX: u32 = 4 + 4 * 64;
 
 /// The asymmetric access state code.
 fn code(state: AluaState) -> u8 {
@@ -25,6 +31,42 @@ pub(crate) fn refusal(state: AluaState) -> Option<Sense> {
         AluaState::Standby => Some(Sense::STANDBY),
         AluaState::Unavailable => Some(Sense::UNAVAILABLE),
         AluaState::Transitioning => Some(Sense::IN_TRANSITION),
+    }
+}
+
+/// The group that a parameter list wants to be active; none if all is so already. A list that leaves
+/// no group, or more than one, active is of no state that a volume can be in.
+pub(super) fn change(list: &[u8], view: &LunView) -> Result<Option<u16>, Sense> {
+    let descriptors = list.get(4..).filter(|rest| rest.len().is_multiple_of(4));
+    let (mut activated, mut passed_on) = (None, false);
+    for descriptor in descriptors.ok_or(Sense::PARAMETER_LENGTH)?.chunks_exact(4) {
+        let (asked, id) =
+            (descriptor[0] & 0x0f, u16::from_be_bytes([descriptor[2], descriptor[3]]));
+        let group = view.target_port_groups.iter().find(|group| group.id == id);
+        let group = group.ok_or(Sense::INVALID_FIELD_IN_PARAMETERS)?;
+        let is_active = group.state.serves();
+        match asked {
+            0x0 if activated.is_some_and(|other| other != id) => {
+                return Err(Sense::INVALID_FIELD_IN_PARAMETERS);
+            }
+            0x0 => activated = Some(id),
+            // Not active: what every group becomes but the one that is made active.
+            0x1..=0x3 if asked == code(group.state) || !is_active => {}
+            0x1..=0x3 => passed_on = true,
+            _ => return Err(Sense::INVALID_FIELD_IN_PARAMETERS),
+        }
+    }
+    let active = view.target_port_groups.iter().find(|group| group.state.serves());
+    match activated {
+        None if passed_on => Err(Sense::INVALID_FIELD_IN_PARAMETERS),
+        Some(id) if active.is_some_and(|active| active.id == id) => {
+            if passed_on {
+                Err(Sense::INVALID_FIELD_IN_PARAMETERS)
+            } else {
+                Ok(None)
+            }
+        }
+        activated => Ok(activated),
     }
 }
 

@@ -102,13 +102,14 @@ pub(crate) enum Then {
     WriteSame { lba: u64, blocks: u32, deallocate: bool },
     Unmap,
     Copy,
+    SetGroups,
     ModeSelect { is_long: bool },
     Reserve { action: u8, scope_and_type: u8 },
 }
 
 /// Checks what is the same for all commands, then plans this one.
 pub(crate) fn plan(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Refusal> {
-    let supported = opcodes::check(cdb, context.view.thin)?;
+    let supported = opcodes::check(cdb)?;
     if supported.access == Access::Medium
         && let Some(sense) = alua::refusal(context.view.alua_state)
     {
@@ -150,6 +151,7 @@ fn decode(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Refusal> {
         (0xb7, _) => Plan::Respond(cut(vec![0, cdb.0[1] & 0x1f, 0, 0, 0, 0, 0, 0], cdb.u32_at(6))),
         (0x41 | 0x93, _) => write_same(cdb, context)?,
         (0x42, _) => unmap(cdb, context)?,
+        (0x9c, _) => write_atomic(cdb, context)?,
         (0x83, _) => extended_copy(cdb)?,
         (0x84, _) => {
             Plan::Respond(cut(context.copies.answer(cdb, context.view.lun)?, cdb.u32_at(10)))
@@ -161,7 +163,8 @@ fn decode(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Refusal> {
         (0x5e, action) => report_reservations(cdb, action)?,
         (0x5f, action) => reserve_out(cdb, action)?,
         (0xa3, 0x0a) => Plan::Respond(cut(alua::report(cdb, context.view)?, cdb.u32_at(6))),
-        (0xa3, 0x0c) => Plan::Respond(cut(opcodes::report(cdb, context.view.thin)?, cdb.u32_at(6))),
+        (0xa4, _) => set_groups(cdb)?,
+        (0xa3, 0x0c) => Plan::Respond(cut(opcodes::report(cdb)?, cdb.u32_at(6))),
         (0xa3, _) => Plan::Respond(cut(task_functions(cdb), cdb.u32_at(6))),
         _ => return Err(Sense::INVALID_OPCODE.into()),
     })
@@ -207,6 +210,7 @@ pub(crate) fn finish(then: Then, data: Buffer, context: &Context<'_>) -> Result<
         }
         Then::WriteSame { lba, blocks, deallocate } => {
             require(data.len() >= size)?;
+            // UNMAP asks for room to be freed only where reading it back gives what was sent.
             if data.iter().all(|byte| *byte == 0) {
                 submit(Operation::WriteZeroes { lba, blocks, deallocate })
             } else {
@@ -214,6 +218,10 @@ pub(crate) fn finish(then: Then, data: Buffer, context: &Context<'_>) -> Result<
             }
         }
         Then::Unmap => submit(Operation::Deallocate { ranges: unmap_ranges(&data, context)? }),
+        Then::SetGroups => match alua::change(&data, context.view)? {
+            Some(group) => submit(Operation::ActivateGroup { group }),
+            None => Plan::Good,
+        },
         Then::Copy => Plan::Copy(CopyList::parse(&data)?),
         Then::ModeSelect { is_long } => {
             let changed = mode::select(is_long, &data, context)?;
@@ -346,10 +354,10 @@ fn read_capacity_16(context: &Context<'_>) -> Vec<u8> {
     let mut data = vec![0; 32];
     data[..8].copy_from_slice(&(context.view.blocks - 1).to_be_bytes());
     data[8..12].copy_from_slice(&context.view.block_size.to_be_bytes());
-    // Logical blocks per physical block exponent stays zero: a leg's blocks are never larger than the
-    // volume's, so no write is read-modify-write. Block limits tell the granularity that is best.
+    let per_physical = context.view.physical_block_size / context.view.block_size;
+    data[13] = per_physical.max(1).ilog2().min(15) as u8;
     // LBPME, LBPRZ.
-    data[14] = if context.view.thin { 0xc0 } else { 0 };
+    data[14] = 0xc0;
     data
 }
 
@@ -366,13 +374,15 @@ fn write_same(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
     let (deallocate, anchors, without_data) = (cdb.bit(1, 3), cdb.bit(1, 4), cdb.bit(1, 0));
     // NDOB exists in the 16-byte form only; LBDATA and PBDATA (bits 1, 2) are obsolete.
     let has_ndob = cdb.opcode() == 0x93;
-    if cdb.protection() != 0 || anchors || cdb.0[1] & 0x06 != 0 || without_data && !has_ndob {
+    let may_anchor = deallocate && !context.view.thin;
+    if cdb.protection() != 0
+        || anchors && !may_anchor
+        || cdb.0[1] & 0x06 != 0
+        || without_data && !has_ndob
+    {
         return Err(Sense::INVALID_FIELD_IN_CDB);
     }
     writable(context)?;
-    if deallocate && !context.view.thin {
-        return Err(Sense::INVALID_FIELD_IN_CDB);
-    }
     let (lba, blocks) = checked_range(cdb.range(), context)?;
     // WSNZ: zero blocks would mean all to the end.
     if blocks == 0 || blocks > WRITE_SAME_BYTES_MAX / context.view.block_size {
@@ -390,7 +400,7 @@ fn write_same(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
 
 fn unmap(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
     // ANCHOR.
-    if cdb.bit(1, 0) {
+    if cdb.bit(1, 0) && context.view.thin {
         return Err(Sense::INVALID_FIELD_IN_CDB);
     }
     writable(context)?;
@@ -442,6 +452,36 @@ fn compare_and_write(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
     })
 }
 
+/// WRITE ATOMIC (16) (SBC-4 §5.48): all or nothing of what fits into the atomic length. No boundaries.
+fn write_atomic(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
+    if cdb.protection() != 0 || cdb.u16_at(10) != 0 {
+        return Err(Sense::INVALID_FIELD_IN_CDB);
+    }
+    let range = (cdb.u64_at(2), u32::from(cdb.u16_at(12)));
+    let (lba, blocks) = checked_range(range, context)?;
+    if blocks > atomic_blocks(context.view) {
+        return Err(Sense::invalid_field_at(12));
+    }
+    writable(context)?;
+    let length = blocks * context.view.block_size;
+    // A part of it would not be all.
+    announced(length, context)?;
+    Ok(if blocks == 0 { Plan::Good } else { Plan::Take { length, then: Then::Write { lba } } })
+}
+
+/// Most blocks that are written all or not at all, within one transfer.
+pub(super) fn atomic_blocks(view: &LunView) -> u32 {
+    view.atomic_blocks.clamp(1, TRANSFER_BYTES_MAX / view.block_size)
+}
+
+fn set_groups(cdb: &Cdb) -> Result<Plan, Sense> {
+    match cdb.u32_at(6) {
+        0 => Ok(Plan::Good),
+        length if length > alua::CHANGE_BYTES_MAX => Err(Sense::PARAMETER_LENGTH),
+        length => Ok(Plan::Take { length, then: Then::SetGroups }),
+    }
+}
+
 fn extended_copy(cdb: &Cdb) -> Result<Plan, Sense> {
     match cdb.u32_at(10) {
         0 => Ok(Plan::Good),
@@ -482,12 +522,19 @@ fn task_functions(cdb: &Cdb) -> Vec<u8> {
 }
 
 /// GET LBA STATUS's answer (SBC-3 §5.6.2) from extents.
-pub(crate) fn allocation_data(extents: &[crate::AllocationExtent], allocation: u32) -> Vec<u8> {
+pub(crate) fn allocation_data(
+    extents: &[crate::AllocationExtent],
+    is_thin: bool,
+    allocation: u32,
+) -> Vec<u8> {
+    // Where room is set aside for every block, one that is not mapped is anchored.
+    let unmapped = if is_thin { 1 } else { 2 };
     let mut data = vec![0; 8];
     for extent in extents {
         data.extend_from_slice(&extent.lba.to_be_bytes());
         data.extend_from_slice(&extent.blocks.to_be_bytes());
-        data.extend_from_slice(&[u8::from(!extent.mapped), 0, 0, 0]);
+        let state = if extent.mapped { 0 } else { unmapped };
+        data.extend_from_slice(&[state, 0, 0, 0]);
     }
     let length = (data.len() - 4) as u32;
     data[..4].copy_from_slice(&length.to_be_bytes());

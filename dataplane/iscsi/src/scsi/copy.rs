@@ -397,7 +397,8 @@ fn stop_of(failure: Failure) -> Stop {
         Failure::OutOfRange => Stop::Sense(Sense::COPY_ABORTED),
         Failure::UnreadableMedium { .. }
         | Failure::UnwritableMedium { .. }
-        | Failure::Unsupported => Stop::Sense(Sense::COPY_DEVICE_FAILED),
+        | Failure::Unsupported
+        | Failure::MoveRefused => Stop::Sense(Sense::COPY_DEVICE_FAILED),
     }
 }
 

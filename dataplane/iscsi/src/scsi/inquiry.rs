@@ -1,7 +1,7 @@
 //! INQUIRY: standard data (SPC-4 §6.6) and vital product data pages (SPC-4 §7.8, SBC-3 §6.6).
 
 use super::cdb::Cdb;
-use super::command::Context;
+use super::command::{Context, atomic_blocks};
 use super::copy_results;
 use super::sense::Sense;
 use super::{
@@ -57,8 +57,8 @@ fn standard(view: Option<&LunView>) -> Vec<u8> {
     data[3] = 0x12;
     data[4] = 91;
     let has_groups = view.is_some_and(|view| !view.target_port_groups.is_empty());
-    // TPGS: implicit asymmetric access; 3PC.
-    data[5] = if has_groups { 0x10 } else { 0 } | if view.is_some() { 0x08 } else { 0 };
+    // TPGS: implicit and explicit asymmetric access; 3PC.
+    data[5] = if has_groups { 0x30 } else { 0 } | if view.is_some() { 0x08 } else { 0 };
     data[6] = 0x10;
     data[7] = 0x02;
     data[8..16].copy_from_slice(VENDOR);
@@ -134,13 +134,13 @@ fn block_limits(view: &LunView) -> Vec<u8> {
     body[2..4].copy_from_slice(&(in_blocks(4096).max(1) as u16).to_be_bytes());
     body[4..8].copy_from_slice(&in_blocks(TRANSFER_BYTES_MAX).to_be_bytes());
     body[8..12].copy_from_slice(&in_blocks(256 << 10).to_be_bytes());
-    if view.thin {
-        body[16..20].copy_from_slice(&UNMAP_BLOCKS_MAX.to_be_bytes());
-        body[20..24].copy_from_slice(&UNMAP_DESCRIPTORS_MAX.to_be_bytes());
-        body[24..28].copy_from_slice(&in_blocks(UNMAP_GRANULARITY_BYTES).to_be_bytes());
-        body[28..32].copy_from_slice(&0x8000_0000u32.to_be_bytes());
-    }
+    body[16..20].copy_from_slice(&UNMAP_BLOCKS_MAX.to_be_bytes());
+    body[20..24].copy_from_slice(&UNMAP_DESCRIPTORS_MAX.to_be_bytes());
+    body[24..28].copy_from_slice(&in_blocks(UNMAP_GRANULARITY_BYTES).to_be_bytes());
+    body[28..32].copy_from_slice(&0x8000_0000u32.to_be_bytes());
     body[32..40].copy_from_slice(&u64::from(in_blocks(WRITE_SAME_BYTES_MAX)).to_be_bytes());
+    // Atomic writes: how long at most; at any address, of any number of blocks, without boundaries.
+    body[40..44].copy_from_slice(&atomic_blocks(view).to_be_bytes());
     body
 }
 
@@ -152,9 +152,7 @@ fn characteristics() -> Vec<u8> {
 }
 
 fn provisioning(view: &LunView) -> Vec<u8> {
-    if !view.thin {
-        return vec![0; 4];
-    }
-    // LBPU, LBPWS, LBPWS10, LBPRZ; thin.
-    vec![0, 0x80 | 0x40 | 0x20 | 0x04, 2, 0]
+    // LBPU, LBPWS, LBPWS10, LBPRZ; ANC_SUP and the type: 1 has room set aside for every block, 2 not.
+    let ways = 0x80 | 0x40 | 0x20 | 0x04;
+    if view.thin { vec![0, ways, 2, 0] } else { vec![0, ways | 0x02, 1, 0] }
 }

@@ -22,8 +22,6 @@ pub(crate) struct Supported {
     pub(crate) service_action: Option<u8>,
     pub(crate) guard: Guard,
     pub(crate) access: Access,
-    /// Only of thin-provisioned units.
-    pub(crate) needs_thin: bool,
     /// CDB usage data (SPC-4 §6.35.3), with the opcode in front.
     pub(crate) usage: &'static [u8],
 }
@@ -34,7 +32,7 @@ const fn row(
     guard: Guard,
     access: Access,
 ) -> Supported {
-    Supported { opcode: usage[0], service_action, guard, access, needs_thin: false, usage }
+    Supported { opcode: usage[0], service_action, guard, access, usage }
 }
 
 use Access::{Always, Medium};
@@ -64,15 +62,8 @@ pub(crate) static TABLE: &[Supported] = &[
     row(&[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], None, Read, Medium),
     row(&[0x35, 0x02, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], None, Write, Medium),
     row(&[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0], None, Read, Medium),
-    row(&[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], None, Write, Medium),
-    Supported {
-        opcode: 0x42,
-        service_action: None,
-        guard: Write,
-        access: Medium,
-        needs_thin: true,
-        usage: &[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
-    },
+    row(&[0x41, 0x18, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], None, Write, Medium),
+    row(&[0x42, 0x01, 0, 0, 0, 0, 0, 0xff, 0xff, 0], None, Write, Medium),
     row(&[0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0], None, Write, Always),
     row(&[0x56, 0x10, 0, 0, 0, 0, 0, 0, 0, 0], None, Free, Medium),
     row(&[0x57, 0x10, 0, 0, 0, 0, 0, 0, 0, 0], None, Identity, Medium),
@@ -142,7 +133,13 @@ pub(crate) static TABLE: &[Supported] = &[
         Medium,
     ),
     row(
-        &[0x93, 0x09, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0],
+        &[0x93, 0x19, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0],
+        None,
+        Write,
+        Medium,
+    ),
+    row(
+        &[0x9c, F, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 255, 255, 0, 0],
         None,
         Write,
         Medium,
@@ -158,6 +155,7 @@ pub(crate) static TABLE: &[Supported] = &[
     row(&[0xa3, 0x0a, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0], Some(0x0a), Free, Always),
     row(&[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 255, 255, 255, 255, 0, 0], Some(0x0c), Free, Always),
     row(&[0xa3, 0x0d, 0x80, 0, 0, 0, 255, 255, 255, 255, 0, 0], Some(0x0d), Free, Always),
+    row(&[0xa4, 0x0a, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0], Some(0x0a), Write, Always),
     row(&[0xa8, F, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0], None, Read, Medium),
     row(&[0xaa, F, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0], None, Write, Medium),
     row(&[0xae, 0x16, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0], None, Write, Medium),
@@ -171,17 +169,15 @@ pub(crate) fn has_service_actions(opcode: u8) -> bool {
 }
 
 /// The row of an opcode and, where it has them, service action.
-pub(crate) fn find(opcode: u8, service_action: u8, is_thin: bool) -> Option<&'static Supported> {
+pub(crate) fn find(opcode: u8, service_action: u8) -> Option<&'static Supported> {
     TABLE.iter().find(|row| {
-        row.opcode == opcode
-            && row.service_action.is_none_or(|action| action == service_action)
-            && (is_thin || !row.needs_thin)
+        row.opcode == opcode && row.service_action.is_none_or(|action| action == service_action)
     })
 }
 
 /// The row of a command, or what to refuse it with.
-pub(crate) fn check(cdb: &Cdb, is_thin: bool) -> Result<&'static Supported, Sense> {
-    find(cdb.opcode(), cdb.service_action(), is_thin).ok_or_else(|| {
+pub(crate) fn check(cdb: &Cdb) -> Result<&'static Supported, Sense> {
+    find(cdb.opcode(), cdb.service_action()).ok_or_else(|| {
         if has_service_actions(cdb.opcode()) {
             Sense::invalid_field_at(1)
         } else {
@@ -191,16 +187,16 @@ pub(crate) fn check(cdb: &Cdb, is_thin: bool) -> Result<&'static Supported, Sens
 }
 
 /// REPORT SUPPORTED OPERATION CODES (SPC-4 §6.35).
-pub(crate) fn report(cdb: &Cdb, is_thin: bool) -> Result<Vec<u8>, Sense> {
+pub(crate) fn report(cdb: &Cdb) -> Result<Vec<u8>, Sense> {
     let with_timeouts = cdb.bit(2, 7);
     let (opcode, action) = (cdb.0[3], cdb.u16_at(4));
     match cdb.0[2] & 7 {
-        0 => Ok(report_all(is_thin, with_timeouts)),
+        0 => Ok(report_all(with_timeouts)),
         1 if has_service_actions(opcode) => Err(Sense::invalid_field_at(2)),
         2 if !has_service_actions(opcode) => Err(Sense::invalid_field_at(2)),
-        1 => Ok(report_one(find(opcode, 0, is_thin), with_timeouts)),
+        1 => Ok(report_one(find(opcode, 0), with_timeouts)),
         2 | 3 => {
-            let row = u8::try_from(action).ok().and_then(|action| find(opcode, action, is_thin));
+            let row = u8::try_from(action).ok().and_then(|action| find(opcode, action));
             Ok(report_one(row, with_timeouts))
         }
         _ => Err(Sense::invalid_field_at(2)),
@@ -210,9 +206,9 @@ pub(crate) fn report(cdb: &Cdb, is_thin: bool) -> Result<Vec<u8>, Sense> {
 /// No timeouts are told: a descriptor of zeroes (SPC-4 §6.35.4).
 const TIMEOUTS: [u8; 12] = [0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-fn report_all(is_thin: bool, with_timeouts: bool) -> Vec<u8> {
+fn report_all(with_timeouts: bool) -> Vec<u8> {
     let mut data = vec![0; 4];
-    for row in TABLE.iter().filter(|row| is_thin || !row.needs_thin) {
+    for row in TABLE {
         let flags = u8::from(with_timeouts) << 1 | u8::from(row.service_action.is_some());
         let action = row.service_action.unwrap_or(0);
         data.extend_from_slice(&[row.opcode, 0, 0, action, 0, flags, 0, row.usage.len() as u8]);
@@ -253,13 +249,5 @@ mod tests {
             };
             assert_eq!(row.usage.len(), length, "opcode {:02x}", row.opcode);
         }
-    }
-
-    #[test]
-    fn unmap_is_reported_for_thin_units_only() {
-        let lists_unmap = |report: Vec<u8>| report[4..].chunks(8).any(|entry| entry[0] == 0x42);
-        let cdb = Cdb([0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0]);
-        assert!(lists_unmap(report(&cdb, true).expect("valid")));
-        assert!(!lists_unmap(report(&cdb, false).expect("valid")));
     }
 }

@@ -9,6 +9,7 @@ mod key {
     pub(super) const NO_SENSE: u8 = 0x0;
     pub(super) const NOT_READY: u8 = 0x2;
     pub(super) const MEDIUM_ERROR: u8 = 0x3;
+    pub(super) const HARDWARE_ERROR: u8 = 0x4;
     pub(super) const ILLEGAL_REQUEST: u8 = 0x5;
     pub(super) const UNIT_ATTENTION: u8 = 0x6;
     pub(super) const DATA_PROTECT: u8 = 0x7;
@@ -82,6 +83,7 @@ impl Sense {
     /// Protocol service CRC error: data was lost on the way (RFC 7143 §7.8, §7.9).
     pub(crate) const DATA_LOST: Sense = Sense::new(key::ABORTED_COMMAND, 0x4705);
     pub(crate) const ABORTED: Sense = Sense::new(key::ABORTED_COMMAND, 0x0000);
+    pub(crate) const SET_GROUPS_FAILED: Sense = Sense::new(key::HARDWARE_ERROR, 0x670a);
     pub(crate) const OPERATION_IN_PROGRESS: Sense = Sense::new(key::ILLEGAL_REQUEST, 0x0016);
     pub(crate) const TOO_MANY_TARGETS: Sense = Sense::new(key::ILLEGAL_REQUEST, 0x2606);
     pub(crate) const UNSUPPORTED_TARGET_TYPE: Sense = Sense::new(key::ILLEGAL_REQUEST, 0x2607);
@@ -137,6 +139,7 @@ impl Sense {
             Failure::Reservation(Refusal::BadParameter) => Sense::INVALID_FIELD_IN_PARAMETERS,
             Failure::Reservation(Refusal::NotReserved) => Sense::INVALID_FIELD_IN_CDB,
             Failure::Unsupported => Sense::INVALID_OPCODE,
+            Failure::MoveRefused => Sense::SET_GROUPS_FAILED,
             Failure::Aborted => Sense::ABORTED,
         })
     }

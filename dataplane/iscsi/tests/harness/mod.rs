@@ -56,6 +56,8 @@ pub(crate) fn view(lun: u16, volume: VolumeKey) -> LunView {
         ],
         read_only: false,
         thin: true,
+        physical_block_size: 512,
+        atomic_blocks: 1,
     }
 }
 
