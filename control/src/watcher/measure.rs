@@ -85,7 +85,8 @@ impl UnderWay {
         let gives_up = now.saturating_sub(self.committed_at) >= GIVE_UP_AFTER;
         let still_there =
             self.moved.iter().filter(|(group, _)| state.group(*group).is_some()).count();
-        if reports.len() < still_there && !gives_up {
+        // Where nobody serves there is nothing to measure.
+        if reports.is_empty() || (reports.len() < still_there && !gives_up) {
             self.serving_since = None;
             return None;
         }

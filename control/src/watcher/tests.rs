@@ -388,6 +388,21 @@ fn phases_are_recorded_once_the_new_owner_serves() {
 }
 
 #[test]
+fn a_failover_after_which_nobody_serves_gets_no_figures() {
+    let mut world = World::new(FailoverMode::Automatic);
+    world.lose_first();
+    world.take_only("ReportSiteCondition");
+    let events = world.take_only("FailOverSite");
+    let sequence = world.state.position().sequence;
+    world.watcher.committed(&events, sequence, Duration::from_millis(1), world.now);
+    world.pass(Duration::from_secs(600));
+    world.heard(world.nodes[1]);
+    assert!(world.assess().is_empty());
+    world.says(world.nodes[1], false);
+    world.take_only("RecordFailover");
+}
+
+#[test]
 fn a_failover_that_this_process_did_not_commit_gets_no_figures_from_it() {
     let mut world = World::new(FailoverMode::Automatic);
     world.lose_first();
