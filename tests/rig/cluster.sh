@@ -63,7 +63,7 @@ up() {
     voute host add app --nqn "$(guest_nqn $GUEST_NAME)" --iqn "$(guest_iqn $GUEST_NAME)" \
         ${CHAP:+--chap-secret rig} >/dev/null
     voute volume create small --size 256MiB --block 512 --pool a --pool b --policy automatic >/dev/null
-    voute volume create large --size 128MiB --block 4096 --pool b --pool a --policy automatic >/dev/null
+    voute volume create large --size 320MiB --block 4096 --pool b --pool a --policy automatic >/dev/null
     voute mapping add small app >/dev/null
     voute mapping add large app >/dev/null
     healthy

@@ -137,12 +137,12 @@ come_back
     wait_for 60 right_prios || { multipath -ll; die "priorities are $(prios)"; }
     step "growth"
     cluster do volume resize small --size 320MiB
-    cluster do volume resize large --size 160MiB
+    cluster do volume resize large --size 384MiB
     iscsiadm -m session --rescan >/dev/null
     settle
     for name in "$small" "$large"; do multipathd resize map "$(basename "$name")" >/dev/null; done
     wait_for 30 size_is "$small" $((320 << 20)) || die "the host does not see the small volume's growth"
-    wait_for 30 size_is "$large" $((160 << 20)) || die "the host does not see the large volume's growth"
+    wait_for 30 size_is "$large" $((384 << 20)) || die "the host does not see the large volume's growth"
     case $FILE_SYSTEM in
     ext4) check "growth seen after a rescan, file system grown" resize2fs "$large" ;;
     xfs) check "growth seen after a rescan, file system grown" xfs_growfs /mnt ;;

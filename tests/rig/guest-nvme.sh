@@ -113,9 +113,9 @@ come_back
     wait_for 30 all_well || die "no two states after the move"
     step "growth"
     cluster do volume resize small --size 320MiB
-    cluster do volume resize large --size 160MiB
+    cluster do volume resize large --size 384MiB
     wait_for 20 size_is "$small" $((320 << 20)) || die "the host does not see the small volume's growth"
-    wait_for 20 size_is "$large" $((160 << 20)) || die "the host does not see the large volume's growth"
+    wait_for 20 size_is "$large" $((384 << 20)) || die "the host does not see the large volume's growth"
     check "growth seen without a rescan, ext4 grown mounted" resize2fs "$large"
     step "the owner of everything is killed"
     home
