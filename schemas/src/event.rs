@@ -210,7 +210,7 @@ pub enum Event {
         /// Which.
         leg: LegId,
     },
-    /// A leg was added, not in sync, to be formatted and resynced.
+    /// A leg was added, not in sync, to be formatted and resynced. **New epoch** of its group.
     LegAdded {
         /// To which volume.
         volume: VolumeId,

@@ -376,6 +376,8 @@ fn add_leg(state: &mut State, position: Epoch, volume: VolumeId, placement: &Leg
             group.sides.push(new_side(placement, false, position));
         }
         group.last_common = Epoch::ZERO; // its content begins anew: no map knows it
+        // A join that was asked for before meant the leg that was there then: it must come too late.
+        group.epoch = position;
     });
 }
 

@@ -270,7 +270,7 @@ fn a_leg_is_formatted_by_its_own_node_once() {
 }
 
 #[test]
-fn a_second_leg_is_added_at_another_site_and_no_map_suffices_for_it() {
+fn a_second_leg_is_added_under_a_new_epoch_and_no_map_suffices_for_it() {
     let mut world = World::with_pools();
     let other = VolumeId(uuid(10_001));
     let group = GroupId(uuid(20_001));
@@ -278,12 +278,13 @@ fn a_second_leg_is_added_at_another_site_and_no_map_suffices_for_it() {
     let add = |pool| Command::AddLeg { volume: other, leg: LegRequest { leg: LEG_NEW, pool } };
     assert_eq!(world.refuses(add(POOL_A)).0, "leg-at-site");
     assert_eq!(world.refuses(add(PoolId(uuid(99)))).0, "unknown-id");
-    let epoch = world.state.group(group).unwrap().epoch;
+    let before = world.state.group(group).unwrap().epoch;
     let placed = placement(LEG_NEW, (POOL_B, SITE_B, NODE_B), vec![run(DEVICE_B, 0, 1)]);
     assert_eq!(world.must(add(POOL_B)), [Event::LegAdded { volume: other, placement: placed }]);
     let it = world.state.group(group).unwrap();
     assert!(!it.side(SITE_B).unwrap().in_sync);
-    assert_eq!((it.epoch, it.last_common), (epoch, Epoch::ZERO));
+    let epoch = it.epoch;
+    assert_eq!((epoch, it.last_common), (world.state.position(), Epoch::ZERO));
     assert_eq!(world.refuses(add(POOL_B)).0, "duplicate-id");
     let third = Command::AddLeg { volume: other, leg: LegRequest { leg: LEG_B, pool: POOL_B } };
     assert_eq!(world.refuses(third).0, "legs-full");
@@ -291,6 +292,8 @@ fn a_second_leg_is_added_at_another_site_and_no_map_suffices_for_it() {
     let join = |epoch| Escalation::JoinSide { group, epoch, site: SITE_B, resync: resync() };
     assert_eq!(world.denies(NODE_A, join(epoch)), "not-formatted");
     world.asks(NODE_B, Escalation::LegFormatted { leg: LEG_NEW });
+    // Asked for before, of the leg that was there then.
+    assert_eq!(world.denies(NODE_A, join(before)), "stale-epoch");
     world.asks(NODE_A, join(epoch));
     let it = world.state.group(group).unwrap();
     assert!(it.is_whole());

@@ -146,6 +146,11 @@ fn agrees(event: &Event, spec: &GroupSpec) -> Option<bool> {
         Event::LegInSync { group, site, .. } if *group == spec.group => {
             Some(in_sync(&|side| side.site == *site) == Some(true))
         }
+        Event::LegAdded { volume, placement }
+            if spec.volumes.iter().any(|it| it.volume == *volume) =>
+        {
+            Some(in_sync(&|side| side.site == placement.site) != Some(true))
+        }
         _ => None,
     }
 }
