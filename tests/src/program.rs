@@ -37,7 +37,8 @@ fn find() -> anyhow::Result<PathBuf> {
 fn build(release: bool) -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "--package", "voute", "--bin", "voute"])
+        // The same selection as `tests/run` has built, or dependencies would be built twice.
+        .args(["build", "--quiet", "--locked", "--workspace", "--bins"])
         .args(release.then_some("--release"))
         .arg("--manifest-path")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
