@@ -281,7 +281,9 @@ impl Target {
     /// were given bytes, completions or ticks; one atomic when there is nothing. There is at most one
     /// wish for each RESERVE and its end.
     pub fn take_reservation_wishes(&self) -> Vec<ReservationWish> {
-        if !self.has_wishes.swap(false, Ordering::AcqRel) {
+        if !self.has_wishes.load(Ordering::Acquire)
+            || !self.has_wishes.swap(false, Ordering::AcqRel)
+        {
             return Vec::new();
         }
         std::mem::take(&mut *lock(&self.wishes))

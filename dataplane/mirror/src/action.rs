@@ -63,8 +63,9 @@ pub enum HostOperation {
     /// Everything acknowledged is durable already; answered in order of arrival.
     Flush,
     /// Keep this record in the headers of the volume's legs. Answered `Done` when every leg that
-    /// counts has it durably, `Busy` or `OutOfRange` if nothing was done, `PathError` if another node
-    /// owns by now and the outcome is its to tell; it is never given up before.
+    /// counts has it durably, `Busy` or `OutOfRange` if nothing was done, `PathError` if the
+    /// outcome is not known: another node owns by now, or the legs are opened anew and
+    /// [`Action::Record`] will tell. It is never given up before.
     PutRecord {
         /// What; at most [`RECORD_BYTES_MAX`].
         record: Vec<u8>,

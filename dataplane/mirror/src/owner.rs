@@ -317,6 +317,7 @@ impl Owner {
         self.confirmed = false;
         self.reopen_at = None;
         self.volumes.iter_mut().for_each(|volume| volume.record_is_told = false);
+        self.give_back_puts(context);
         self.lose_peer_bar(context);
         if let Some(peer) = &mut self.peer {
             peer.unready_since = None;

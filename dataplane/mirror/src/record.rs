@@ -254,11 +254,18 @@ impl Owner {
 
     /// Another node owns: what became of a put is not known here.
     pub(crate) fn give_back_records(&mut self, context: &mut Context<'_>) {
-        let Records { puts, confirms } = std::mem::take(&mut self.records);
-        let hosts = puts.into_iter().map(|put| put.host);
-        for id in hosts.chain(confirms.into_iter().map(|confirm| confirm.host)) {
+        self.give_back_puts(context);
+        for confirm in std::mem::take(&mut self.records.confirms) {
             let outcome = HostOutcome::PathError;
-            context.out.actions.push_back(Action::HostReply { id, outcome });
+            context.out.actions.push_back(Action::HostReply { id: confirm.host, outcome });
+        }
+    }
+
+    /// The legs are opened anew: what they hold then is what counts, and is told.
+    pub(crate) fn give_back_puts(&mut self, context: &mut Context<'_>) {
+        for put in std::mem::take(&mut self.records.puts) {
+            let outcome = HostOutcome::PathError;
+            context.out.actions.push_back(Action::HostReply { id: put.host, outcome });
         }
     }
 

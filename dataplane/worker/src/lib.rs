@@ -26,6 +26,7 @@ mod metrics;
 mod node;
 mod offer;
 mod reactor;
+mod reservations;
 mod ring;
 mod translation;
 

@@ -2,7 +2,9 @@
 
 use crate::connection::Connection;
 use crate::link::Peers;
+use crate::reactor::Guarded;
 use crate::reactor::Setup;
+use crate::reservations::{Answer, Job};
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,11 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::Duration;
 use voute_device::OpenDevice;
-use voute_mirror::{HostOutcome, HostRequest, HostTag};
+use voute_mirror::{HostOutcome, HostTag};
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, GroupSpec};
 use voute_schemas::place::ExtentRun;
-use voute_schemas::{DeviceId, GroupId, LegId};
+use voute_schemas::{DeviceId, GroupId, LegId, VolumeId};
 
 /// Most messages that wait in one mailbox. Other reactors keep what does not fit and try again; what
 /// they keep is bounded by the queue depths of their connections.
@@ -60,9 +62,13 @@ pub(crate) enum Message {
     /// Tell the agent how things stand.
     Report,
     /// A request for a volume whose shard is here.
-    Host(u16, HostRequest),
+    Host(u16, Guarded),
     /// The answer to one that was forwarded.
     HostDone(HostTag, HostOutcome),
+    /// A request about the reservations of a volume whose shard is here.
+    Reserve(u16, VolumeId, Box<Job>),
+    /// The answer to one that was forwarded.
+    Reserved(HostTag, Answer),
     /// A link whose shard is here.
     Adopt(Box<Connection>),
     /// End.

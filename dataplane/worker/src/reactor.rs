@@ -15,7 +15,10 @@
 
 mod channels;
 mod hosts;
+mod reservations;
 mod sockets;
+
+pub(crate) use reservations::Guarded;
 
 use crate::clock::{Clock, LOOK_EVERY_MAX};
 use crate::connection::{Connection, ConnectionId};
@@ -26,6 +29,7 @@ use crate::offer::{Offer, Routes};
 use crate::ring::{Purpose, Ring};
 use crate::translation::Requests;
 use hosts::HostWork;
+use reservations::{Place, Reserving, Step};
 use slab::Slab;
 use sockets::Listener;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -34,10 +38,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use voute_device::DeviceQueue;
-use voute_mirror::{Action, DeviceTag, Identity, Mirror};
-use voute_schemas::NodeId;
+use voute_mirror::{Access, Action, DeviceTag, Identity, Mirror};
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{GroupStatus, LinkStatus};
+use voute_schemas::{NodeId, VolumeId};
 
 /// Operations out per device and reactor.
 const DEVICE_DEPTH: u32 = 128;
@@ -87,6 +91,8 @@ pub(crate) struct Parts {
 struct Shard {
     number: u16,
     mirror: Mirror,
+    /// Reservations of the volumes that it serves.
+    reservations: HashMap<VolumeId, Place>,
     channels: HashMap<NodeId, Channel>,
     /// When the mirror wants to be ticked; `None` if it was touched since this was asked.
     deadline: Option<Option<Duration>>,
@@ -131,6 +137,10 @@ pub(crate) struct Reactor {
     /// Places of connections, and when the first of them wants to be ticked.
     connections_due: Option<Duration>,
     host_work: Slab<HostWork>,
+    /// Requests of hosts here about reservations.
+    reserving: Slab<Reserving>,
+    /// What mirrors here were asked on behalf of reservations.
+    steps: Slab<Step>,
     /// Requests of one step of an operation, empty between steps.
     requests: Requests,
     /// Messages that found another reactor's mailbox full.
@@ -169,6 +179,8 @@ impl Reactor {
             listed: Vec::new(),
             connections_due: None,
             host_work: Slab::new(),
+            reserving: Slab::new(),
+            steps: Slab::new(),
             requests: Requests::new(),
             backlog: VecDeque::new(),
             refused: HashSet::new(),
@@ -245,10 +257,9 @@ impl Reactor {
                 });
             }
             Message::Report => self.report(),
-            Message::Host(shard, request) => {
-                let now = self.clock.now();
-                self.with(shard, |shard| shard.mirror.submit(request, now));
-            }
+            Message::Host(shard, guarded) => self.submit_here(shard, guarded),
+            Message::Reserve(shard, volume, job) => self.reserve_here(shard, volume, *job),
+            Message::Reserved(asker, answer) => self.reserved(asker, answer),
             Message::HostDone(tag, outcome) => self.host_done(tag, outcome),
             Message::Adopt(connection) => self.adopt(*connection),
             Message::Stop => self.is_ending = true,
@@ -261,6 +272,7 @@ impl Reactor {
         let shards = here.map(|number| Shard {
             number,
             mirror: Mirror::new(setup.identity.clone(), now),
+            reservations: HashMap::new(),
             channels: HashMap::new(),
             deadline: None,
             asked: Duration::ZERO,
@@ -406,6 +418,7 @@ impl Reactor {
             let mut worked = self.act();
             worked |= self.complete_devices();
             worked |= self.pull_requests();
+            worked |= self.follow_wishes();
             if !worked {
                 return round > 0;
             }
@@ -442,12 +455,17 @@ impl Reactor {
             }
             Action::AccessChanged { group, access } => {
                 tracing::info!(%group, ?access, "access changed");
+                if access == Access::Inaccessible {
+                    self.forget_reservations(place, group);
+                }
                 if let Some(setup) = &self.setup {
                     setup.offer.set_access(group, access);
                 }
                 self.tell_agent(FromReactor::Changed);
             }
-            Action::Record { .. } => {}
+            Action::Record { group, volume, record, is_cold } => {
+                self.record_told(place, group, volume, &record, is_cold);
+            }
             Action::Channel { peer, wanted } => self.want_channel(place, peer, wanted),
         }
     }

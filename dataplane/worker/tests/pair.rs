@@ -11,6 +11,8 @@ mod host;
 mod iscsi;
 #[path = "pair/proxy.rs"]
 mod proxy;
+#[path = "pair/reservations.rs"]
+mod reservations;
 
 use host::{BLOCK, Path, PathError};
 use std::sync::Arc;

@@ -1,14 +1,15 @@
 //! Requests of hosts: from their protocols to the mirror where their volume lives, and back.
 
-use super::Reactor;
+use super::{Guarded, Reactor};
 use crate::connection::{ConnectionId, Protocol};
 use crate::mailbox::Message;
 use crate::metrics::count;
 use crate::offer::{Route, key};
 use crate::translation::{Translation, Work};
 use voute_iscsi as iscsi;
-use voute_mirror::{HostOperation, HostOutcome, HostRequest, HostTag};
+use voute_mirror::{HostOutcome, HostRequest, HostTag};
 use voute_nvme as nvme;
+use voute_reservation::{Access, Nexus, Request};
 
 /// An operation of a host under way.
 pub(super) struct HostWork {
@@ -18,6 +19,8 @@ pub(super) struct HostWork {
     lba: u64,
     is_write: bool,
     route: Route,
+    nexus: Nexus,
+    access: Access,
     translation: Translation,
 }
 
@@ -27,11 +30,14 @@ struct Surfaced {
     volume: u128,
     lba: u64,
     is_write: bool,
+    nexus: Nexus,
+    access: Access,
     /// From the block size to what is to be done.
     work: ProtocolOperation,
 }
 
 enum ProtocolOperation {
+    Reservation(Request),
     Nvme(nvme::Operation),
     Iscsi(iscsi::Operation),
 }
@@ -40,13 +46,13 @@ const PART_BITS: u32 = 16;
 const ENTRY_BITS: u32 = 32;
 
 /// Reactor, part and entry in one tag.
-fn host_tag(reactor: usize, entry: usize, part: u16) -> HostTag {
+pub(super) fn host_tag(reactor: usize, entry: usize, part: u16) -> HostTag {
     HostTag(
         (reactor as u64) << (PART_BITS + ENTRY_BITS) | u64::from(part) << ENTRY_BITS | entry as u64,
     )
 }
 
-fn of_host_tag(tag: HostTag) -> (usize, usize, u16) {
+pub(super) fn of_host_tag(tag: HostTag) -> (usize, usize, u16) {
     let entry = tag.0 & ((1 << ENTRY_BITS) - 1);
     (
         (tag.0 >> (PART_BITS + ENTRY_BITS)) as usize,
@@ -73,38 +79,8 @@ impl Reactor {
         while let Some(connection) = self.connections.get_mut(place) {
             let id = connection.id;
             let surfaced = match &mut connection.protocol {
-                Protocol::Nvme(connection) => match connection.next_request() {
-                    Some(nvme::Request {
-                        tag, operation: nvme::Operation::Reservation(_), ..
-                    }) => {
-                        let unsupported = nvme::Status::invalid_opcode();
-                        connection.complete(tag, nvme::Outcome::Failed(unsupported));
-                        Some(None)
-                    }
-                    other => other.map(of_nvme),
-                },
-                Protocol::Iscsi(connection) => match connection.next_request() {
-                    Some(iscsi::Request {
-                        tag,
-                        operation: iscsi::Operation::Reservation(_),
-                        ..
-                    }) => {
-                        let unsupported = iscsi::Failure::Unsupported;
-                        connection.complete(tag, iscsi::Outcome::Failed(unsupported));
-                        Some(None)
-                    }
-                    // The node contract has no word yet for a move that a host asks for.
-                    Some(iscsi::Request {
-                        tag,
-                        operation: iscsi::Operation::ActivateGroup { .. },
-                        ..
-                    }) => {
-                        let refused = iscsi::Failure::MoveRefused;
-                        connection.complete(tag, iscsi::Outcome::Failed(refused));
-                        Some(None)
-                    }
-                    other => other.map(|request| Some(of_iscsi(request))),
-                },
+                Protocol::Nvme(connection) => connection.next_request().map(of_nvme),
+                Protocol::Iscsi(connection) => connection.next_request().map(|r| Some(of_iscsi(r))),
                 Protocol::LinkIn(_) => return worked | self.pull_link_in(place),
                 Protocol::LinkOut(_) => return worked | self.pull_link_out(place),
             };
@@ -120,12 +96,15 @@ impl Reactor {
     }
 
     fn begin(&mut self, connection: ConnectionId, surfaced: Surfaced) {
-        let Surfaced { tag, volume, lba, is_write, work } = surfaced;
+        let Surfaced { tag, volume, lba, is_write, nexus, access, work } = surfaced;
         count(&self.parts.metrics.requests, 1);
         let Some(route) = self.routes.get(&volume).copied() else {
             return self.complete(connection, tag, lba, is_write, HostOutcome::PathError);
         };
         let work = match work {
+            ProtocolOperation::Reservation(request) => {
+                return self.begin_reservation(connection, tag, route, nexus, request);
+            }
             ProtocolOperation::Nvme(operation) => nvme_work(operation, route.block_bytes),
             ProtocolOperation::Iscsi(operation) => iscsi_work(operation, route.block_bytes),
         };
@@ -135,31 +114,43 @@ impl Reactor {
         let Some(translation) = Translation::begin(work, &mut self.requests) else {
             return self.complete(connection, tag, lba, is_write, HostOutcome::Done);
         };
-        let entry =
-            self.host_work.insert(HostWork { connection, tag, lba, is_write, route, translation });
-        self.submit_parts(entry, route);
+        let work = HostWork { connection, tag, lba, is_write, route, nexus, access, translation };
+        let entry = self.host_work.insert(work);
+        self.submit_parts(entry);
     }
 
-    fn submit_parts(&mut self, entry: usize, route: Route) {
-        while let Some((part, operation)) = self.requests.pop_front() {
+    /// Sends the requests of one step. All are taken out first: one that is refused at once is
+    /// answered while the others still wait, and its operation's answer waits for them.
+    fn submit_parts(&mut self, entry: usize) {
+        let mut parts = std::mem::take(&mut self.requests);
+        while let Some((part, operation)) = parts.pop_front() {
+            let Some(work) = self.host_work.get(entry) else { break };
+            let (route, nexus, access) = (work.route, work.nexus.clone(), work.access);
             let id = host_tag(self.parts.index, entry, part);
-            self.submit(route, id, operation);
+            let request = HostRequest { id, volume: route.volume, operation };
+            self.submit(route.shard, Guarded { request, nexus, access });
+        }
+        // The queue's memory is used again.
+        if self.requests.is_empty() {
+            parts.clear();
+            self.requests = parts;
         }
     }
 
-    fn submit(&mut self, route: Route, id: HostTag, operation: HostOperation) {
-        let request = HostRequest { id, volume: route.volume, operation };
-        let home = self.home(route.shard);
+    fn submit(&mut self, shard: u16, guarded: Guarded) {
+        let home = self.home(shard);
         if home != self.parts.index {
             count(&self.parts.metrics.forwarded_requests, 1);
-            return self.post(home, Message::Host(route.shard, request));
+            return self.post(home, Message::Host(shard, guarded));
         }
-        let now = self.clock.now();
-        self.with(route.shard, |shard| shard.mirror.submit(request, now));
+        self.submit_here(shard, guarded);
     }
 
     /// A mirror here has answered: to a connection here or at another reactor.
     pub(super) fn host_reply(&mut self, id: HostTag, outcome: HostOutcome) {
+        if self.step_answered(id, &outcome) {
+            return;
+        }
         let (reactor, ..) = of_host_tag(id);
         match reactor == self.parts.index {
             true => self.host_done(id, outcome),
@@ -174,13 +165,12 @@ impl Reactor {
     pub(super) fn host_done(&mut self, id: HostTag, outcome: HostOutcome) {
         let (_, entry, part) = of_host_tag(id);
         let Some(work) = self.host_work.get_mut(entry) else { return };
-        let route = work.route;
         match work.translation.answered(part, outcome, &mut self.requests) {
             Some(outcome) => {
                 let HostWork { connection, tag, lba, is_write, .. } = self.host_work.remove(entry);
                 self.complete(connection, tag, lba, is_write, outcome);
             }
-            None => self.submit_parts(entry, route),
+            None => self.submit_parts(entry),
         }
     }
 
@@ -200,10 +190,10 @@ impl Reactor {
         let Some(connection) = self.connection(id) else { return };
         match &mut connection.protocol {
             Protocol::Nvme(nvme) => {
-                nvme.complete(nvme::Tag::from_bits(tag), nvme_outcome(outcome, is_write));
+                nvme.complete(nvme::Tag::from_bits(tag), outcome_of_nvme(outcome, is_write));
             }
             Protocol::Iscsi(iscsi) => {
-                iscsi.complete(iscsi::Tag::from_raw(tag), iscsi_outcome(outcome, lba, is_write));
+                iscsi.complete(iscsi::Tag::from_raw(tag), outcome_of_iscsi(outcome, lba, is_write));
             }
             Protocol::LinkIn(_) | Protocol::LinkOut(_) => {}
         }
@@ -212,7 +202,9 @@ impl Reactor {
 }
 
 fn of_nvme(request: nvme::Request) -> Option<Surfaced> {
-    let nvme::Scope::Host { uuid, .. } = request.scope else { return None };
+    let nvme::Scope::Host { uuid, association, .. } = request.scope else { return None };
+    let nexus = Nexus::Nvme { host_id: association.host_id };
+    let access = request.operation.access();
     let (lba, is_write) = match &request.operation {
         nvme::Operation::Read { lba, .. }
         | nvme::Operation::Compare { lba, .. }
@@ -221,11 +213,15 @@ fn of_nvme(request: nvme::Request) -> Option<Surfaced> {
         | nvme::Operation::WriteZeroes { lba, .. }
         | nvme::Operation::CompareAndWrite { lba, .. } => (*lba, true),
         nvme::Operation::Deallocate { .. } => (0, true),
-        nvme::Operation::Flush => (0, false),
-        nvme::Operation::Reservation(_) | nvme::Operation::Vendor { .. } => return None,
+        nvme::Operation::Flush | nvme::Operation::Reservation(_) => (0, false),
+        nvme::Operation::Vendor { .. } => return None,
     };
     let (tag, volume) = (request.tag.to_bits(), key(uuid));
-    Some(Surfaced { tag, volume, lba, is_write, work: ProtocolOperation::Nvme(request.operation) })
+    let work = match request.operation {
+        nvme::Operation::Reservation(request) => ProtocolOperation::Reservation(request),
+        operation => ProtocolOperation::Nvme(operation),
+    };
+    Some(Surfaced { tag, volume, lba, is_write, nexus, access, work })
 }
 
 fn of_iscsi(request: iscsi::Request) -> Surfaced {
@@ -249,7 +245,12 @@ fn of_iscsi(request: iscsi::Request) -> Surfaced {
         volume: request.volume.0,
         lba,
         is_write: request.operation.changes_data(),
-        work: ProtocolOperation::Iscsi(request.operation),
+        nexus: request.nexus,
+        access: request.operation.access(),
+        work: match request.operation {
+            iscsi::Operation::Reservation(request) => ProtocolOperation::Reservation(request),
+            operation => ProtocolOperation::Iscsi(operation),
+        },
     }
 }
 
@@ -276,7 +277,7 @@ fn nvme_work(operation: nvme::Operation, block: u32) -> Work {
         Operation::Verify { lba, blocks } => {
             Work::Verify { offset: lba * block, length: bytes(blocks) }
         }
-        // Links do not get here, see `of_nvme`.
+        // Links and reservations do not get here, see `of_nvme`.
         Operation::Flush | Operation::Reservation(_) | Operation::Vendor { .. } => Work::Flush,
     }
 }
@@ -318,7 +319,7 @@ fn iscsi_work(operation: iscsi::Operation, block: u32) -> Work {
 
 /// Only a copy that cannot be read anywhere is a media error. Everything that another path may cure
 /// has a path status (type 3h): on any other, Linux tries a few times on the same path and gives up.
-fn nvme_outcome(outcome: HostOutcome, is_write: bool) -> nvme::Outcome {
+pub(super) fn outcome_of_nvme(outcome: HostOutcome, is_write: bool) -> nvme::Outcome {
     use nvme::{Outcome, Status};
     match outcome {
         HostOutcome::Done => Outcome::Done,
@@ -336,7 +337,7 @@ fn nvme_outcome(outcome: HostOutcome, is_write: bool) -> nvme::Outcome {
     }
 }
 
-fn iscsi_outcome(outcome: HostOutcome, lba: u64, is_write: bool) -> iscsi::Outcome {
+pub(super) fn outcome_of_iscsi(outcome: HostOutcome, lba: u64, is_write: bool) -> iscsi::Outcome {
     use iscsi::{Failure, NotReady, Outcome};
     match outcome {
         HostOutcome::Done => Outcome::Done,
@@ -377,12 +378,12 @@ mod tests {
         ];
         for outcome in curable {
             let text = format!("{outcome:?}");
-            let nvme::Outcome::Failed(status) = nvme_outcome(outcome, true) else {
+            let nvme::Outcome::Failed(status) = outcome_of_nvme(outcome, true) else {
                 panic!("{text} is no success")
             };
             assert!(status.is_path_related() && !status.do_not_retry(), "{text}");
         }
-        let medium = nvme_outcome(HostOutcome::MediumError, false);
+        let medium = outcome_of_nvme(HostOutcome::MediumError, false);
         assert!(matches!(medium, nvme::Outcome::Failed(status) if !status.is_path_related()));
     }
 

@@ -48,6 +48,9 @@ impl Volume {
                 }
             }
             HostOperation::Flush => HostOutcome::Done,
+            HostOperation::PutRecord { .. } | HostOperation::Confirm { .. } => {
+                panic!("no host's operation becomes that")
+            }
         }
     }
 

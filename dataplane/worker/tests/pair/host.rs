@@ -58,8 +58,12 @@ impl Wire {
 impl Path {
     /// Connects to a node; `None` if it does not take the host.
     pub(crate) fn connect(address: SocketAddr) -> Option<Self> {
+        Path::connect_by(address, [0x11; 16])
+    }
+
+    fn connect_by(address: SocketAddr, host_id: [u8; 16]) -> Option<Self> {
         let start = Instant::now();
-        let options = ConnectionOptions::new(HOST_NQN, [0x11; 16], SUBSYSTEM);
+        let options = ConnectionOptions::new(HOST_NQN, host_id, SUBSYSTEM);
         let now = Duration::ZERO;
         let mut admin =
             Wire::open(address, InitiatorConnection::connect_admin(options.clone(), now))?;
@@ -99,13 +103,23 @@ impl Path {
 
     /// Connects, trying again until the node takes the host and shows the namespace in this state.
     pub(crate) fn connect_until(address: SocketAddr, nsid: u32, state: AnaState) -> Self {
+        Path::connect_as(address, [0x11; 16], nsid, state)
+    }
+
+    /// Likewise as a host of this identifier.
+    pub(crate) fn connect_as(
+        address: SocketAddr,
+        host_id: [u8; 16],
+        nsid: u32,
+        state: AnaState,
+    ) -> Self {
         let until = Instant::now() + PATIENCE;
         loop {
             assert!(
                 Instant::now() < until,
                 "{address} does not show namespace {nsid} as {state:?}"
             );
-            let path = Path::connect(address);
+            let path = Path::connect_by(address, host_id);
             if let Some(path) = path.filter(|path| path.state(nsid) == Some(state)) {
                 return path;
             }
