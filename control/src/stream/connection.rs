@@ -16,8 +16,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use voute_schemas::command::Escalation;
 use voute_schemas::contract::{
-    CONTRACT_VERSION, ESCALATIONS_MAX, FromNode, Hello, MESSAGE_BYTES_MAX, ToNode,
+    CONTRACT_VERSION, ESCALATIONS_MAX, EscalationOutcome, FromNode, Hello, MESSAGE_BYTES_MAX,
+    ToNode,
 };
 use voute_schemas::{EscalationId, NodeId};
 
@@ -270,13 +272,7 @@ fn take(app: &App, node: NodeId, peer: IpAddr, message: FromNode) {
     }
 }
 
-fn escalate(
-    app: &App,
-    node: NodeId,
-    peer: IpAddr,
-    id: EscalationId,
-    requests: Vec<voute_schemas::command::Escalation>,
-) {
+fn escalate(app: &App, node: NodeId, peer: IpAddr, id: EscalationId, requests: Vec<Escalation>) {
     match app.streams.take_escalation(node, id) {
         Take::Ignore => return,
         Take::Answer(outcomes) => {
@@ -298,17 +294,31 @@ async fn decide(
     app: &App,
     node: NodeId,
     peer: IpAddr,
-    requests: Vec<voute_schemas::command::Escalation>,
-) -> Option<Vec<voute_schemas::contract::EscalationOutcome>> {
-    use voute_schemas::contract::EscalationOutcome::Refused;
+    requests: Vec<Escalation>,
+) -> Option<Vec<EscalationOutcome>> {
+    use EscalationOutcome::Refused;
     if requests.len() > ESCALATIONS_MAX {
         let message = format!("a batch has at most {ESCALATIONS_MAX} requests");
         let refused = Refused { code: "batch-too-large".into(), message };
         return Some(vec![refused; requests.len()]);
     }
     let context = Context::node(node, Some(peer));
-    match app.service.escalate(node, requests, context).await {
-        Ok(Done::Escalated { outcomes }) => Some(outcomes),
+    let vouched: Vec<bool> =
+        requests.iter().map(|request| is_vouched(app, node, request)).collect();
+    let decided = requests.into_iter().zip(&vouched).filter(|(_, vouched)| **vouched);
+    let decided: Vec<_> = decided.map(|(request, _)| request).collect();
+    if decided.is_empty() {
+        return Some(vouched.iter().map(|_| unvouched()).collect());
+    }
+    match app.service.escalate(node, decided, context).await {
+        Ok(Done::Escalated { outcomes }) => {
+            let mut outcomes = outcomes.into_iter();
+            let answered = vouched.into_iter().map(|vouched| match vouched {
+                true => outcomes.next().unwrap_or_else(unvouched),
+                false => unvouched(),
+            });
+            Some(answered.collect())
+        }
         Ok(other) => {
             tracing::error!(?other, "an escalation was answered as a command");
             None
@@ -320,18 +330,34 @@ async fn decide(
     }
 }
 
+/// A hand-over needs, like every unplanned move, a side that vouches for its legs now (DESIGN §3
+/// rule 6): what the old owner saw when it asked may be long ago.
+fn is_vouched(app: &App, node: NodeId, request: &Escalation) -> bool {
+    let Escalation::HandOver { group: id, epoch, .. } = request else { return true };
+    let state = app.service.state();
+    // Decided, and refused with its reason, where the groups are known.
+    let Some(group) = state.group(*id).filter(|group| group.epoch == *epoch) else { return true };
+    let nodes = app.observed.nodes();
+    let vouches = |side: NodeId| {
+        let observed = nodes.get(&side).filter(|it| it.connected_since.is_some());
+        let status = observed.and_then(|it| it.groups.get(id)).filter(|it| it.epoch == *epoch);
+        status.and_then(|it| it.attestation).is_some_and(|attestation| attestation.legs_open)
+    };
+    group.sides.iter().any(|side| side.node != node && side.in_sync && vouches(side.node))
+}
+
+fn unvouched() -> EscalationOutcome {
+    let message = "no other side vouches for its legs at this epoch now; asked again later, it may";
+    EscalationOutcome::Refused { code: "not-vouched".into(), message: message.into() }
+}
+
 impl Streams {
     fn take_escalation(&self, node: NodeId, id: EscalationId) -> Take {
         let mut answers = self.answers.lock().expect("no holder of the answers panics");
         answers.entry(node).or_default().take(id)
     }
 
-    fn answered(
-        &self,
-        node: NodeId,
-        id: EscalationId,
-        outcomes: Option<Vec<voute_schemas::contract::EscalationOutcome>>,
-    ) {
+    fn answered(&self, node: NodeId, id: EscalationId, outcomes: Option<Vec<EscalationOutcome>>) {
         let mut answers = self.answers.lock().expect("no holder of the answers panics");
         answers.entry(node).or_default().answered(id, outcomes);
     }

@@ -423,6 +423,44 @@ async fn escalations_are_answered_one_by_one_and_once() {
 }
 
 #[tokio::test]
+async fn a_hand_over_goes_only_to_a_side_that_vouches_for_its_legs_now() {
+    let pair = Pair::start().await;
+    pair.volume("v1").await;
+    let (group, epoch) = {
+        let inside = pair.a.inside();
+        let group = inside.groups.values().next().unwrap();
+        (group.group, group.epoch)
+    };
+    let hand_over = Escalation::HandOver { group, epoch, cause: "read error".to_owned() };
+    let Pair { control, a, b, secrets } = pair;
+    b.kill();
+    let closed = |node: &Value| node["observed"]["heard"] == false;
+    control.until("/v1/nodes/node-south", closed).await;
+    let id = EscalationId::generate();
+    a.escalate(id, vec![hand_over.clone()]);
+    let outcome = a.answer(id).await.remove(0);
+    assert!(
+        matches!(&outcome, EscalationOutcome::Refused { code, .. } if code == "not-vouched"),
+        "{outcome:?}"
+    );
+    let owner = |volume: &Value| volume["owner"]["name"].clone();
+    assert_eq!(owner(&control.get("/v1/volumes/v1").await.body), "node-north");
+    let (node, secret) = &secrets[1];
+    let _b = FakeNode::connect(control.address(), node, secret, 2).await;
+    let moved = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let id = EscalationId::generate();
+            a.escalate(id, vec![hand_over.clone()]);
+            if let EscalationOutcome::Committed { .. } = a.answer(id).await[0] {
+                return;
+            }
+        }
+    });
+    moved.await.unwrap();
+    assert_eq!(owner(&control.get("/v1/volumes/v1").await.body), "node-south");
+}
+
+#[tokio::test]
 async fn a_newer_stream_of_a_node_replaces_the_old_and_an_older_start_is_turned_away() {
     let pair = Pair::start().await;
     let newer = pair.reconnect(0, 2).await;
