@@ -129,6 +129,13 @@ impl Tasks {
         Tag(u64::from(generation) << 32 | slot as u64)
     }
 
+    /// Makes the tags given out for a slot unknown, since its task goes on with a further request.
+    pub(crate) fn renew(&mut self, slot: usize) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.generation = slot.generation.wrapping_add(1);
+        }
+    }
+
     /// The slot of a task, unless it is gone and the slot another's.
     pub(crate) fn slot(&self, tag: Tag) -> Option<usize> {
         let slot = (tag.0 & 0xffff_ffff) as usize;

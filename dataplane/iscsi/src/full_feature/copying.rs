@@ -41,6 +41,7 @@ impl FullFeature {
 
     /// Goes on with what became of a copy's request.
     pub(super) fn continue_copy(&mut self, slot: usize, outcome: Outcome, output: &mut Vec<u8>) {
+        self.tasks.renew(slot);
         let Some(task) = self.tasks.get_mut(slot) else { return };
         let Some(under_way) = &mut task.copy else { return };
         match under_way.copy.answered(outcome) {
