@@ -27,11 +27,12 @@ check() {
 write_jobs() {
     local name=$1 device=$2 seconds=$3 bytes at=0
     shift 3
+    rm -f /tmp/jobs/begun.*
     {
         printf '[global]\nfilename=%s\nioengine=libaio\ndirect=1\nrw=randwrite\niodepth=4\n' "$device"
         printf 'verify=crc32c\nverify_backlog=32\nverify_fatal=1\nverify_dump=0\nverify_state_save=0\ntime_based\nruntime=%s\nsize=8m\n' "$seconds"
         for bytes in "$@"; do
-            printf '[%s]\nbs=%s\noffset=%sm\n' "$bytes" "$bytes" "$at"
+            printf '[%s]\nbs=%s\noffset=%sm\nexec_prerun=touch /tmp/jobs/begun.%s.%s\n' "$bytes" "$bytes" "$at" "$name" "$bytes"
             at=$((at + 8))
         done
     } >"/tmp/jobs/$name"
@@ -55,9 +56,16 @@ fio_end() {
 # probe_start DEVICE SECONDS: one 4 KiB write at a time, 50 a second: what a stall costs one request.
 probe_start() {
     fio --name=probe --filename="$1" --ioengine=libaio --direct=1 --rw=randwrite --bs=4k --iodepth=1 --rate_iops=50 \
-        --offset=136m --size=8m --time_based --runtime="$2" --output-format=json --output=/tmp/jobs/probe.json &
+        --exec_prerun="touch /tmp/jobs/begun.probe" --offset=136m --size=8m --time_based --runtime="$2" --output-format=json --output=/tmp/jobs/probe.json &
     echo $! >/tmp/jobs/probe.pid
 }
+
+# under_load COUNT: that many jobs of fio have begun; a guest under load takes long to start them.
+under_load() {
+    wait_for 60 begun "$1" || die "fio does not begin"
+    sleep 3    # under load is what we want to be; there is no more to wait for
+}
+begun() { [ "$(find /tmp/jobs -name 'begun.*' | wc -l)" = "$1" ]; }
 
 # pledge DEVICE: fills 32 MiB at 96 MiB with known bytes; kept DEVICE: they are still there.
 pledge_fio() {

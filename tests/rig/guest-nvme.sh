@@ -59,7 +59,7 @@ burst() {
     fio_start small
     fio_start large
     probe_start "$small" 22
-    sleep 6
+    under_load 13
     "$@"
     fio_end probe "$what, a 4 KiB write waits"
     fio_end small "$what, raw 512 B to 1 MiB"
