@@ -3,7 +3,7 @@
 //! units that change meanwhile.
 //!
 //! Each session follows from its seed, which a failure tells. A run does a fixed number of them;
-//! `VOUTE_FUZZ_SECONDS=1200 cargo test -p voute-iscsi --test fuzz -- --nocapture` goes on for so long, from
+//! `VOUTE_FUZZ_SECONDS=1200 cargo test -p voute-iscsi --test fuzz` goes on for so long, from
 //! `VOUTE_FUZZ_SEED` or the clock.
 
 mod harness;
@@ -13,6 +13,7 @@ mod raw;
 use harness::{Disk, HOST, Random, TARGET, directory, portals, target_with, view};
 use raw::{Asked, Pdu, Reader, edgy};
 use std::collections::{HashMap, HashSet};
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -43,12 +44,17 @@ fn run(name: &str, session: impl Fn(u64)) {
         // Neighbouring seeds of a xorshift are alike: spread them.
         let seed = first.wrapping_add(done).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| session(seed))) {
-            println!("{name}: VOUTE_FUZZ_SEED={} fails", first.wrapping_add(done));
+            tell(&format!("{name}: VOUTE_FUZZ_SEED={} fails", first.wrapping_add(done)));
             resume_unwind(panic);
         }
         done += 1;
     }
-    println!("{name}: {done} sessions from seed {first}");
+    tell(&format!("{name}: {done} sessions from seed {first}"));
+}
+
+/// Past the test harness's capture.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn units(random: &mut Random) -> Vec<LunView> {

@@ -1,6 +1,6 @@
 //! A target on real sockets with volumes in memory: a thread per connection, for tests and trials.
 
-use crate::disk::Disk;
+use super::disk::Disk;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
