@@ -276,6 +276,9 @@ impl FullFeature {
         let mut task = self.new_task(header)?;
         self.read_mail();
         self.refresh_units(output);
+        if self.is_over {
+            return Ok(Sink::Ignore);
+        }
         let cdb = Cdb(header.cdb());
         let plan = self.plan(&cdb, &mut task, header.lun_field());
         if let Ok(Plan::Take { length, .. }) = &plan {

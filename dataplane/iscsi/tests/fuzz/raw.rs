@@ -152,7 +152,12 @@ impl Reader {
         let (expected, window_end) = (u32_at(pdu, 28), u32_at(pdu, 32));
         if self.logged_in {
             assert!(expected.wrapping_sub(self.expected) as i32 >= 0, "ExpCmdSN never falls");
-            assert!(window_end.wrapping_sub(self.window_end) as i32 >= 0, "MaxCmdSN never falls");
+            assert!(
+                window_end.wrapping_sub(self.window_end) as i32 >= 0,
+                "MaxCmdSN never falls: {window_end}, was {}, ExpCmdSN {expected} was {}, opcode {opcode:02x}",
+                self.window_end,
+                self.expected
+            );
         }
         (self.expected, self.window_end) = (expected, window_end);
         match opcode {
