@@ -38,6 +38,15 @@ fn a_quiet_pair_serves_and_stays_in_sync() {
 }
 
 #[test]
+fn a_record_that_one_leg_alone_has_is_on_both_before_an_owner_serves_by_it() {
+    let mut simulation = Simulation::new(2);
+    let (put, [before, after]) = simulation.tear_a_record();
+    assert_eq!(before, put, "the owner's own leg had it");
+    assert_eq!(after, put);
+    assert_eq!(simulation.owner_changes(), 1, "the other side took over");
+}
+
+#[test]
 fn no_acknowledged_write_is_lost_and_no_read_goes_back_under_faults() {
     let mut acknowledged = 0;
     let mut failovers = 0;

@@ -284,6 +284,21 @@ impl Simulation {
         matches!((&self.host.tasks[worker], outcome), (Task::Confirm, HostOutcome::Done))
     }
 
+    /// Puts a record through this node, once; what comes of it is nobody's matter any more.
+    pub fn put_once(&mut self, node: usize) {
+        self.host.record.issued += 1;
+        self.host.tags += 1;
+        let (id, volume) = (HostTag(self.host.tags), self.log.volume());
+        let record = record_of(self.host.record.issued);
+        let operation = HostOperation::PutRecord { record };
+        self.submit(node, PUTTER, u64::MAX, HostRequest { id, volume, operation });
+    }
+
+    /// The last record that was put, and the last that an owner served by.
+    pub fn records(&self) -> (u64, u64) {
+        (self.host.record.issued, self.host.record.seen)
+    }
+
     pub fn records_acknowledged(&self) -> (u64, u64) {
         (self.host.record.acknowledged, self.host.confirmed)
     }

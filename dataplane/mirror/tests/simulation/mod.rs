@@ -745,6 +745,29 @@ impl Simulation {
         }
     }
 
+    /// The owner dies while one leg alone has a record; it comes back, serves by that, and dies for
+    /// good. Returns what was put last and what the two owners served by.
+    pub fn tear_a_record(&mut self) -> (u64, [u64; 2]) {
+        self.run_quietly(1_000);
+        self.host.stop();
+        self.settle_host();
+        self.link_up = false;
+        self.disconnect(0);
+        self.disconnect(1);
+        self.put_once(0);
+        self.run_quietly(100);
+        self.crash(0);
+        self.link_up = true;
+        self.start(0);
+        let (put, _) = self.records();
+        let served = [1_000, 10_000].map(|milliseconds| {
+            self.run_quietly(milliseconds);
+            self.crash(0);
+            self.records().1
+        });
+        (put, served)
+    }
+
     // --- the host's side, see `host`
 
     fn submit(&mut self, node: usize, worker: usize, attempt: u64, request: HostRequest) {
