@@ -180,11 +180,18 @@ impl FullFeature {
         Ok(Sink::Collect)
     }
 
-    /// Takes data for a task.
+    /// Takes data for a task. Its memory is taken with the first of it: data that comes as one, as most
+    /// small writes do, needs no zeroes first.
     pub(crate) fn place(&mut self, slot: usize, offset: u32, bytes: &[u8]) {
-        let Some(buffer) = self.tasks.get_mut(slot).and_then(|task| task.buffer.as_mut()) else {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        if !matches!(task.stage, Stage::Receiving { .. }) {
             return;
-        };
+        }
+        if task.buffer.is_none() && offset == 0 && bytes.len() == task.held_bytes {
+            task.buffer = Some(Buffer::copy_of(bytes));
+            return;
+        }
+        let buffer = task.buffer.get_or_insert_with(|| Buffer::zeroed(task.held_bytes));
         let offset = offset as usize;
         if offset < buffer.len() {
             let length = bytes.len().min(buffer.len() - offset);

@@ -4,6 +4,7 @@ use crate::full_feature::CopyTask;
 use crate::request::{Tag, VolumeKey};
 use crate::scsi::command::{Then, Work};
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use voute_buffer::Buffer;
 
@@ -80,6 +81,24 @@ pub(crate) struct Task {
     pub(crate) tokens: Vec<Arc<()>>,
 }
 
+/// Spreads initiator task tags. A host that picks them to collide only slows down its own few tasks.
+#[derive(Default)]
+pub(crate) struct TagHasher(u64);
+
+impl Hasher for TagHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+    fn write_u32(&mut self, number: u32) {
+        let mixed = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The map looks at the low and the highest bits.
+        self.0 = mixed ^ mixed >> 32;
+    }
+}
+
 struct Slot {
     generation: u32,
     task: Option<Task>,
@@ -90,7 +109,7 @@ struct Slot {
 pub(crate) struct Tasks {
     slots: Vec<Slot>,
     free: Vec<usize>,
-    by_task_tag: HashMap<u32, usize>,
+    by_task_tag: HashMap<u32, usize, BuildHasherDefault<TagHasher>>,
 }
 
 impl Tasks {

@@ -8,8 +8,8 @@ use crate::task::{Answer, Stage, Transfer};
 use voute_buffer::Buffer;
 
 impl FullFeature {
-    /// Gives a task that will receive data its buffer: whole if the bound allows, else for what comes
-    /// without being asked for.
+    /// Sets room aside for a task that will receive data: for all of it if the bound allows, else for
+    /// what comes without being asked for.
     pub(super) fn make_room(&mut self, slot: usize) {
         let room = HELD_BYTES_MAX.saturating_sub(self.held_bytes);
         let first_burst = self.parameters.first_burst as usize;
@@ -19,7 +19,6 @@ impl FullFeature {
         }
         let wanted = task.wanted as usize;
         let length = if wanted <= room { wanted } else { wanted.min(first_burst) };
-        task.buffer = Some(Buffer::zeroed(length));
         task.held_bytes = length;
         self.held_bytes += length;
     }
