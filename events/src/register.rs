@@ -1,5 +1,5 @@
-//! What a site remembers of the checkpoints that it signed (DESIGN §3 rule 12): never two roots for
-//! one size, never a lower size, and never a history that does not extend the one before.
+//! What a site remembers of the checkpoints that it signed (docs/mirror-rules.md rule 12): never two
+//! roots for one size, never a lower size, and never a history that does not extend the one before.
 //!
 //! The file has two slots with the same content, written and flushed one after the other: a power
 //! cut harms at most the one being written, and then the signature was not yet given.

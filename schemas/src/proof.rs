@@ -1,4 +1,4 @@
-//! Proof that a commit is in a log that its sites vouch for (DESIGN §3 rule 12).
+//! Proof that a commit is in a log that its sites vouch for (docs/mirror-rules.md rule 12).
 
 use crate::position::{Hash, Sequence};
 use serde::{Deserialize, Serialize};

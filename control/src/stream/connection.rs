@@ -330,8 +330,8 @@ async fn decide(
     }
 }
 
-/// A hand-over needs, like every unplanned move, a side that vouches for its legs now (DESIGN §3
-/// rule 6): what the old owner saw when it asked may be long ago.
+/// A hand-over needs, like every unplanned move, a side that vouches for its legs now
+/// (docs/mirror-rules.md rule 6): what the old owner saw when it asked may be long ago.
 fn is_vouched(app: &App, node: NodeId, request: &Escalation) -> bool {
     let Escalation::HandOver { group: id, epoch, .. } = request else { return true };
     let state = app.service.state();

@@ -195,7 +195,7 @@ impl Inside {
         self.ask();
     }
 
-    /// What every node must check before it obeys (rule 12).
+    /// What every node must check before it obeys (docs/mirror-rules.md rule 12).
     fn verify(&self, spec: &NodeSpec) {
         let needed = self.verifiers.len() / 2 + 1;
         let checkpoint = voute_events::verify(&spec.checkpoint, &self.verifiers, needed).unwrap();

@@ -1,5 +1,5 @@
 //! Which requests on a volume must wait for which: one order of overlapping writes on all legs
-//! (rule 3).
+//! (docs/mirror-rules.md rule 3).
 //!
 //! A read waits for a write in flight that it overlaps, and a write for a read: a read that were
 //! still in the device queue might return what a later write has so far put on this leg alone, and a

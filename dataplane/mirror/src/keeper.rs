@@ -12,7 +12,7 @@
 //!
 //! A request carries the *bar*, the name of the token that is held; with any other it is refused.
 //! While a higher token is being taken no bar is current, and the headers are written only when
-//! every request under the lower one has left the device queue (rule 1).
+//! every request under the lower one has left the device queue (docs/mirror-rules.md rule 1).
 
 use crate::action::{
     DeviceFault, DeviceKind, DeviceResult, IncomingTag, Payload, RECORD_BYTES_MAX,

@@ -1,5 +1,5 @@
 //! Leases between nodes: the right to complete reads comes from the peer's keeper, not from the
-//! control plane (rule 7).
+//! control plane (docs/mirror-rules.md rule 7).
 //!
 //! One lease per channel, asked for by the owner every fifth of a second. The reply names the
 //! keeper's process and the groups that it revoked since: a group's reads need a young grant, from

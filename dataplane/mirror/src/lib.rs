@@ -1,4 +1,4 @@
-//! The mirror: rules 1 to 9 of the design as state machines without I/O.
+//! The mirror: rules 1 to 9 of docs/mirror-rules.md as state machines without I/O.
 //!
 //! A [`Mirror`] belongs to one reactor and holds every group that is homed there. Each group has a
 //! *keeper* (its local legs: token, drain, header, maps) and, where this node owns it, an *owner*

@@ -9,10 +9,10 @@
 //!  any ── spec: another's ──► (none): every request gets a path error
 //! ```
 //!
-//! Opening (rules 6 and 9): take the new token at the own legs; at the peer, if it is in sync, take
-//! the token and fetch its map; if alone, have the log confirm the ownership and wait until grants
-//! to an old owner have run out. Then serve; regions of either map are settled from the own leg
-//! before they are read or written.
+//! Opening (docs/mirror-rules.md rules 6 and 9): take the new token at the own legs; at the peer, if
+//! it is in sync, take the token and fetch its map; if alone, have the log confirm the ownership and
+//! wait until grants to an old owner have run out. Then serve; regions of either map are settled from
+//! the own leg before they are read or written.
 //!
 //! While the outcome of a commit that it asked for is unknown, the owner obeys both configurations
 //! (rule 5): a peer that it asked to detach still counts until an epoch without it is effective, and

@@ -442,7 +442,8 @@ impl Owner {
         }
     }
 
-    /// The data is in hand; it may go to the host only under a lease (rule 7).
+    /// The data is in hand; it may go to the host only under a lease
+    /// (docs/mirror-rules.md rule 7).
     fn complete_read(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
         if !self.lease_is_valid(context) {
             return;

@@ -71,8 +71,9 @@ fn extents_of(size_bytes: u64, pool: &Pool) -> u64 {
     leg_bytes(size_bytes).div_ceil(pool.extent_bytes)
 }
 
-/// Devices of a pool whose blocks are not larger than the volume's (COUNTEREXAMPLES A18), per node,
-/// roomiest first.
+/// Devices of a pool whose blocks are not larger than the volume's, per node, roomiest first. On
+/// larger ones two writes to neighbouring blocks would change the same device block, and one could
+/// be undone (docs/mirror-rules.md rule 3).
 fn candidates(
     state: &State,
     pool: PoolId,

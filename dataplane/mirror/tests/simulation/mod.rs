@@ -448,8 +448,9 @@ impl Simulation {
             return;
         }
         if matches!(escalation, Escalation::HandOver { .. }) && !self.attests(1 - node) {
-            // As rule 6 has it for every unplanned move: a request that waited for an unreachable
-            // log must not take the only whole side out in favour of a memory that was lost since.
+            // As docs/mirror-rules.md rule 6 has it for every unplanned move: a request that waited for
+            // an unreachable log must not take the only whole side out in favour of a memory that was
+            // lost since.
             self.tell(|| "log: hand-over to a side that does not vouch for its legs".to_owned());
             let outcome = EscalationOutcome::Refused {
                 code: "not-attested".to_owned(),

@@ -1,5 +1,6 @@
 //! Whether a spec may be obeyed: signed by a majority of the log's sites, every authority in it
-//! proven, and never older than, or another branch of, what was obeyed before (rule 12).
+//! proven, and never older than, or another branch of, what was obeyed before (docs/mirror-rules.md
+//! rule 12).
 
 use crate::agent::memory::Trust;
 use std::collections::HashMap;
