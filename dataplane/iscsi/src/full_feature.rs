@@ -19,7 +19,7 @@ use crate::connection::{Fatal, OUTPUT_HIGH, Sink};
 use crate::login::Entered;
 use crate::negotiation::Parameters;
 use crate::pdu::{self, Digests, Header, RESERVED_TAG, opcode, reject, serial_before};
-use crate::request::{Operation, Outcome, Request, Tag};
+use crate::request::{BlockRange, Operation, Outcome, Request, Tag};
 use crate::scsi::cdb::Cdb;
 use crate::scsi::command::{self, Context, Plan, Refusal, Work};
 use crate::scsi::copy_results::{CopyResults, State};
@@ -323,6 +323,7 @@ impl FullFeature {
             length_out: 0,
             wanted: 0,
             allocation: 0,
+            asked: None,
             report: None,
             reserves: false,
             copy: None,
@@ -403,7 +404,7 @@ impl FullFeature {
             Ok(Plan::Submit(work)) => Stage::Ready(work),
             Ok(Plan::Copy(_)) => Stage::Waiting,
             Ok(Plan::SubmitAllocation { lba, blocks, allocation }) => {
-                task.allocation = allocation;
+                (task.allocation, task.asked) = (allocation, Some(BlockRange { lba, blocks }));
                 Stage::ReadyAllocation { lba, blocks }
             }
             Ok(Plan::Take { then, .. }) => Stage::Receiving { then },

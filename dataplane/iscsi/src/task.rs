@@ -1,7 +1,7 @@
 //! The tasks of a connection: what each waits for, found by slot, tag or initiator task tag.
 
 use crate::full_feature::CopyTask;
-use crate::request::{Tag, VolumeKey};
+use crate::request::{BlockRange, Tag, VolumeKey};
 use crate::scsi::command::{Then, Work};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -58,6 +58,8 @@ pub(crate) struct Task {
     pub(crate) wanted: u32,
     /// Allocation length of an answer made of extents.
     pub(crate) allocation: u32,
+    /// The range whose allocation is asked for.
+    pub(crate) asked: Option<BlockRange>,
     /// The service action of PERSISTENT RESERVE IN.
     pub(crate) report: Option<u8>,
     /// It is a RESERVE: should its session end before its answer comes, the reservation must too.

@@ -175,6 +175,22 @@ fn an_atomic_write_is_one_request_of_no_more_than_the_volume_promises() {
     }
 }
 
+#[test]
+fn an_allocation_is_told_from_the_block_that_was_asked_for() {
+    let mut wire = wire_on(view(0, VOLUME));
+    wire.keeps = true;
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[9], cdb[13]) = (0x9e, 0x12, 9, 24);
+    let task = wire.initiator.command(0, cdb, 24, &[]).expect("window is open");
+    wire.run();
+    let request = wire.kept.pop_front().expect("surfaced");
+    // A volume that knows of no allocation says so: all is mapped.
+    wire.connection.complete(request.tag, Outcome::Done);
+    let data = wire.wait(task).data;
+    assert_eq!(data[8..16], 9u64.to_be_bytes());
+    assert_eq!((&data[16..20], data[20]), (&(BLOCKS as u32 - 9).to_be_bytes()[..], 0));
+}
+
 /// What GET LBA STATUS tells of the first blocks.
 fn first_status(wire: &mut Wire) -> u8 {
     wire.command(&[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 24, 0, 0], 24, &[]).data[20]

@@ -193,6 +193,11 @@ fn a_thin_volume_conforms_on_two_paths() {
 }
 
 #[test]
+fn a_volume_of_large_blocks_conforms_on_two_paths() {
+    whole("4096", &Served::start(&Kind { block_size: Some(4096), ..Kind::default() }));
+}
+
+#[test]
 fn a_read_only_volume_conforms_as_far_as_nothing_is_written() {
     let served = Served::start(&Kind { read_only: true, ..Kind::default() });
     let suites = [

@@ -4,7 +4,7 @@
 
 mod served;
 
-use served::{BLOCKS, HOST, Kind, NAME, Served, run, text};
+use served::{BYTES, HOST, Kind, NAME, Served, run, text};
 use std::io::Write as _;
 use voute_iscsi::{Authentication, Chap, Credential};
 
@@ -14,7 +14,7 @@ fn qemu_img_writes_an_image_and_finds_it_unchanged() {
     let folder = std::env::temp_dir().join(format!("voute-iscsi-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
     let image = folder.join("image.raw");
-    let mut bytes = vec![0u8; BLOCKS * 512];
+    let mut bytes = vec![0u8; BYTES];
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     // Half of it is not zero, in pieces.
     for piece in bytes.chunks_mut(200_000).step_by(2) {

@@ -3,7 +3,7 @@
 
 use super::FullFeature;
 use crate::pdu::{self, Header, RESERVED_TAG, opcode};
-use crate::request::{AllocationExtent, Failure, Outcome};
+use crate::request::{AllocationExtent, BlockRange, Failure, Outcome};
 use crate::scsi::command::{allocation_data, cut};
 use crate::scsi::reservation;
 use crate::scsi::{Sense, status};
@@ -50,11 +50,8 @@ impl FullFeature {
         let Some(task) = self.tasks.get(slot) else { return };
         match outcome {
             Outcome::Data(data) => self.answer_data(slot, &data, output),
-            Outcome::Done if task.allocation > 0 => {
-                let unit = self.units.find(task.lun);
-                let blocks = unit.and_then(|unit| u32::try_from(unit.view.blocks).ok());
-                let blocks = blocks.unwrap_or(u32::MAX);
-                let all = AllocationExtent { lba: 0, blocks, mapped: true };
+            Outcome::Done if let Some(BlockRange { lba, blocks }) = task.asked => {
+                let all = AllocationExtent { lba, blocks, mapped: true };
                 let data = allocation_data(&[all], true, task.allocation);
                 self.answer_data(slot, &data, output);
             }

@@ -20,7 +20,7 @@ pub(crate) use sense::{Attention, Sense};
 pub(crate) use unit::SharedUnit;
 
 /// Most bytes of one READ, WRITE or VERIFY; told in the block limits page.
-pub const TRANSFER_BYTES_MAX: u32 = 4 << 20;
+pub const TRANSFER_BYTES_MAX: u32 = 8 << 20;
 /// Most bytes that one WRITE SAME covers; told in the block limits page.
 pub const WRITE_SAME_BYTES_MAX: u32 = 16 << 20;
 /// Most blocks of COMPARE AND WRITE: what a power cut cannot tear.

@@ -22,15 +22,23 @@ use voute_iscsi::{
 pub(crate) const NAME: &str = "iqn.2026-01.dev.voute:tools";
 pub(crate) const HOST: &str = "iqn.2026-01.dev.voute:host";
 pub(crate) const OTHER_HOST: &str = "iqn.2026-01.dev.voute:host2";
-pub(crate) const BLOCKS: usize = 64 << 11;
+pub(crate) const BYTES: usize = 64 << 20;
 
 /// What a served volume is like.
 #[derive(Clone, Default)]
 pub(crate) struct Kind {
     pub(crate) thin: bool,
     pub(crate) read_only: bool,
+    /// 512 if there is none.
+    pub(crate) block_size: Option<usize>,
     pub(crate) physical_block_size: u32,
     pub(crate) authentication: Authentication,
+}
+
+impl Kind {
+    fn block_size(&self) -> usize {
+        self.block_size.unwrap_or(512)
+    }
 }
 
 /// Two portals of one node, and their addresses.
@@ -46,7 +54,10 @@ impl Served {
             [0, 1].map(|at: usize| listeners[at].local_addr().expect("is bound").to_string());
         let target = Target::new(TargetConfig { name: NAME.into(), alias: None, seed: [1; 32] });
         target.publish(Arc::new(directory(kind, &addresses)));
-        let disks: Disks = Arc::new(HashMap::from([(VolumeKey(1), Disk::new(512, BLOCKS))]));
+        let disks: Disks = Arc::new(HashMap::from([(
+            VolumeKey(1),
+            Disk::new(kind.block_size(), BYTES / kind.block_size()),
+        )]));
         for (listener, number) in listeners.into_iter().zip(1..) {
             let (target, disks) = (target.clone(), disks.clone());
             std::thread::spawn(move || server::serve(&listener, &target, PortalId(number), &disks));
@@ -67,8 +78,8 @@ pub(crate) fn directory(kind: &Kind, addresses: &[String; 2]) -> Directory {
         volume: VolumeKey(1),
         naa,
         serial: "TOOLS1".into(),
-        block_size: 512,
-        blocks: BLOCKS as u64,
+        block_size: kind.block_size() as u32,
+        blocks: (BYTES / kind.block_size()) as u64,
         alua_state: AluaState::ActiveOptimized,
         target_port_groups: vec![TargetPortGroup {
             id: 1,
@@ -77,7 +88,7 @@ pub(crate) fn directory(kind: &Kind, addresses: &[String; 2]) -> Directory {
         }],
         read_only: kind.read_only,
         thin: kind.thin,
-        physical_block_size: kind.physical_block_size.max(512),
+        physical_block_size: kind.physical_block_size.max(kind.block_size() as u32),
         // One operation after the other, in memory that no power cut leaves half written.
         atomic_blocks: 256,
     };
