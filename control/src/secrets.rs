@@ -14,10 +14,15 @@ const LINK: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("link");
 pub const SECRETS_MAX: usize = 100_000;
 
 /// The store.
-#[derive(Debug)]
 pub struct Secrets {
     database: Database,
     link_secret: String,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Secrets").finish_non_exhaustive()
+    }
 }
 
 /// Why the store cannot be used.

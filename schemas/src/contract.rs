@@ -113,8 +113,8 @@ pub struct NodeSpec {
     pub removed_groups: Vec<GroupId>,
 }
 
-/// What changes seldom.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// What changes seldom. Its `Debug` leaves the secrets out.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeFacts {
     /// The node.
     pub node: NodeId,
@@ -185,8 +185,8 @@ pub struct RetiredLeg {
     pub runs: Vec<ExtentRun>,
 }
 
-/// A host.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// A host. Its `Debug` leaves the secret out.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostSpec {
     /// Its id.
     pub host: HostId,
@@ -400,4 +400,39 @@ pub struct OpeningReport {
     pub serving_ms: u64,
     /// Until the first request of a host completed.
     pub first_io_ms: Option<u64>,
+}
+
+impl std::fmt::Debug for NodeFacts {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut facts = formatter.debug_struct("NodeFacts");
+        facts.field("node", &self.node).field("name", &self.name).field("site", &self.site);
+        facts.field("nodes", &self.nodes).field("devices", &self.devices);
+        facts.field("retired_legs", &self.retired_legs).field("hosts", &self.hosts);
+        facts.finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for HostSpec {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut host = formatter.debug_struct("HostSpec");
+        host.field("host", &self.host).field("nqns", &self.nqns).field("iqns", &self.iqns);
+        host.finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_host_tells_no_secret() {
+        let host = HostSpec {
+            host: HostId::generate(),
+            nqns: vec![],
+            iqns: vec!["iqn.2026-11.example:a".to_owned()],
+            chap_secret: Some("hunter2hunter2".to_owned()),
+        };
+        let printed = format!("{host:?}");
+        assert!(printed.contains("example:a") && !printed.contains("hunter2"), "{printed}");
+    }
 }

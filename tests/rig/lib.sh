@@ -2,7 +2,7 @@
 # A run is one folder ($RUN): data of control plane and nodes, logs, process ids, captures.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 checkout=$(cd "$here/../.." && pwd)
-VOUTE_RIG=${VOUTE_RIG:-$checkout/../shared/rig}
+VOUTE_RIG=${VOUTE_RIG:-}
 VOUTE_BIN=${VOUTE_BIN:-$checkout/target/release/voute}
 NS=${VOUTE_RIG_NAMESPACE:-voute}
 GUEST_NAME=${VOUTE_RIG_GUEST:-vhost}
@@ -13,7 +13,7 @@ fail() { say "FAILED: $*"; exit 1; }
 
 # Why the rig cannot be used here; nothing when it can.
 missing() {
-    [ -x "$VOUTE_RIG/guest-run" ] || { echo "no guest rig at $VOUTE_RIG (set VOUTE_RIG)"; return; }
+    [ -x "$VOUTE_RIG/guest-run" ] || { echo "VOUTE_RIG names no guest runner, see tests/rig/README.md"; return; }
     [ "$(id -u)" = 0 ] || { echo "network namespaces and taps need root"; return; }
     command -v ip >/dev/null || { echo "no ip command (Debian: iproute2)"; return; }
     command -v jq >/dev/null || { echo "no jq command (Debian: jq)"; return; }

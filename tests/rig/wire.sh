@@ -4,7 +4,7 @@
 #   wire.sh [suite]
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-command -v tshark >/dev/null || { say "SKIPPED: no tshark (Debian: tshark)"; exit 0; }
+command -v tshark >/dev/null || { say "SKIPPED: no tshark (Debian: tshark)"; exit 77; }
 export CHAP=1
 . "$here/with-cluster.sh"
 capture=$RUN/sessions.pcapng

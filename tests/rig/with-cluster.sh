@@ -1,6 +1,6 @@
 # Sourced: a cluster in a folder of its own, ended and removed with the script that sources this.
 why=$(missing)
-[ -z "$why" ] || { printf '\n*** SKIPPED: no Linux host was tested: %s ***\n\n' "$why"; exit 0; }
+[ -z "$why" ] || { printf '\n*** SKIPPED: no Linux host was tested: %s ***\n\n' "$why"; exit 77; }
 RUN=$(mktemp -d "${TMPDIR:-/tmp}/voute-rig.XXXXXX")
 export RUN VOUTE_BIN VOUTE_RIG
 leave() {

@@ -120,3 +120,34 @@ fn protocol_and_mirror_code_has_no_io_inside() {
         }
     }
 }
+
+/// What a pure source file must not name.
+const IMPURE_NAMES: &[&str] =
+    &["TcpStream", "TcpListener", "UdpSocket", "std::fs", "std::thread", "Instant::", "SystemTime"];
+
+fn sources_below(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of sources").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources_below(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn protocol_and_mirror_sources_name_no_clock_file_or_socket() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = Vec::new();
+    for folder in ["dataplane/nvme/src", "dataplane/iscsi/src", "dataplane/mirror/src"] {
+        sources_below(&root.join(folder), &mut files);
+    }
+    assert!(files.len() > 40, "only {} sources were found", files.len());
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a readable source");
+        for name in IMPURE_NAMES {
+            assert!(!text.contains(name), "{} names {name}", file.display());
+        }
+    }
+}

@@ -92,7 +92,15 @@ fn wait_progress(convert: &mut Child, percent: f64) -> anyhow::Result<()> {
     let mut stdout = convert.stdout.take().context("its output is piped")?;
     let mut byte = [0];
     loop {
-        ensure!(stdout.read(&mut byte)? == 1, "qemu-img ended too early: {said}");
+        if stdout.read(&mut byte)? == 0 {
+            let mut complaint = String::new();
+            convert
+                .stderr
+                .take()
+                .context("its errors are piped")?
+                .read_to_string(&mut complaint)?;
+            anyhow::bail!("qemu-img ended too early: {said} {complaint}");
+        }
         said.push(char::from(byte[0]));
         let shown = said
             .rsplit_once('(')
@@ -101,6 +109,20 @@ fn wait_progress(convert: &mut Child, percent: f64) -> anyhow::Result<()> {
         if shown.is_some_and(|shown| shown >= percent) {
             convert.stdout = Some(stdout);
             return Ok(());
+        }
+    }
+}
+
+/// Begins to copy. The control plane calls a volume healthy some moments before the target has told
+/// its hosts so, and qemu-img gives up where a host with multipath would wait: then it begins anew.
+fn convert_a_quarter(image: &Path, volume: &str) -> anyhow::Result<Child> {
+    let mut attempts = 0..5;
+    loop {
+        let mut convert = converting(image, volume, &["-r", RATE])?;
+        match wait_progress(&mut convert, 25.0) {
+            Ok(()) => return Ok(convert),
+            Err(error) if attempts.next().is_none() => return Err(error),
+            Err(_) => drop(convert.wait()),
         }
     }
 }
@@ -128,8 +150,7 @@ fn an_image_being_written_by_iscsi_survives_the_loss_of_the_owning_site() -> any
     let by_owner = volume_at(owner.portals.iscsi, &target, lun);
     let by_other = volume_at(other.portals.iscsi, &target, lun);
 
-    let mut first = converting(&image, &by_owner, &["-r", RATE])?;
-    wait_progress(&mut first, 25.0)?;
+    let mut first = convert_a_quarter(&image, &by_owner)?;
     sites.kill(&owner.name())?;
     sites.wait_served_by(other.site)?;
     // It would try the dead portal for ever; whoever copies stops it and goes on by the other path.
