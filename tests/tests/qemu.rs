@@ -86,6 +86,9 @@ fn converting(image: &Path, volume: &str, options: &[&str]) -> anyhow::Result<Ch
         .context("qemu-img cannot be run")
 }
 
+/// How a copy that never began is told from one that broke off.
+const NOTHING_WRITTEN: &str = "before it wrote anything";
+
 /// Follows the progress that qemu-img prints until it passed a share of the whole, percent.
 fn wait_progress(convert: &mut Child, percent: f64) -> anyhow::Result<()> {
     let mut said = String::new();
@@ -99,7 +102,9 @@ fn wait_progress(convert: &mut Child, percent: f64) -> anyhow::Result<()> {
                 .take()
                 .context("its errors are piped")?
                 .read_to_string(&mut complaint)?;
-            anyhow::bail!("qemu-img ended too early: {said} {complaint}");
+            let begun = said.split('(').skip(1).any(|share| !share.starts_with("0.00/"));
+            let so_far = if begun { "in the middle" } else { NOTHING_WRITTEN };
+            anyhow::bail!("qemu-img ended {so_far}: {said} {complaint}");
         }
         said.push(char::from(byte[0]));
         let shown = said
@@ -113,16 +118,20 @@ fn wait_progress(convert: &mut Child, percent: f64) -> anyhow::Result<()> {
     }
 }
 
-/// Begins to copy. The control plane calls a volume healthy some moments before the target has told
-/// its hosts so, and qemu-img gives up where a host with multipath would wait: then it begins anew.
+/// Begins to copy. Seen once, on a busy machine: qemu-img gave up before it had written anything;
+/// why is not known. Only that is tried anew, a few times and aloud; a copy that had begun must go on.
 fn convert_a_quarter(image: &Path, volume: &str) -> anyhow::Result<Child> {
     let mut attempts = 0..5;
     loop {
         let mut convert = converting(image, volume, &["-r", RATE])?;
         match wait_progress(&mut convert, 25.0) {
             Ok(()) => return Ok(convert),
+            Err(error) if !error.to_string().contains(NOTHING_WRITTEN) => return Err(error),
             Err(error) if attempts.next().is_none() => return Err(error),
-            Err(_) => drop(convert.wait()),
+            Err(error) => {
+                writeln!(std::io::stderr(), "REPEATED: {error}")?;
+                convert.wait()?;
+            }
         }
     }
 }
