@@ -149,7 +149,8 @@ pub enum Command {
         group: GroupId,
         to: SiteId,
     },
-    /// All groups that a site owns go to their other, in-sync, attested sides.
+    /// Groups that a site owns, at most as many as one commit takes, go to their other, in-sync,
+    /// attested sides.
     FailOverSite {
         failover: FailoverId,
         site: SiteId,

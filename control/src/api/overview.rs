@@ -4,6 +4,7 @@ use super::answers::*;
 use super::failure::Failure;
 use super::views::Sight;
 use super::{App, OPENMETRICS};
+use crate::domain::spec::{subsystem_nqn, target_iqn};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -25,8 +26,8 @@ pub(super) async fn cluster(State(app): State<App>) -> Result<Json<ClusterView>,
         digest: digest.map_err(|error| Failure::internal(&error))?,
         verifiers: cluster.log_sites,
         checkpoint: view.checkpoint.0,
-        subsystem_nqn: format!("nqn.2026-11.io.voute:{}", cluster.id),
-        target_iqn: format!("iqn.2026-11.io.voute:{}", cluster.id),
+        subsystem_nqn: subsystem_nqn(cluster.id),
+        target_iqn: target_iqn(cluster.id),
         name: cluster.name,
     }))
 }

@@ -229,10 +229,20 @@ fn node_facts(state: &State, id: NodeId, inputs: &SpecInputs<'_>) -> Option<Node
         devices: device_specs(state, id),
         retired_legs: retired.collect(),
         hosts: hosts.map(|(host, it)| host_spec(host, it, inputs)).collect(),
-        subsystem_nqn: format!("nqn.2026-11.io.voute:{}", cluster.id),
-        target_iqn: format!("iqn.2026-11.io.voute:{}", cluster.id),
+        subsystem_nqn: subsystem_nqn(cluster.id),
+        target_iqn: target_iqn(cluster.id),
         serial: serial_of(cluster.id),
     })
+}
+
+/// The NVMe subsystem under which every node of a cluster offers its volumes.
+pub(crate) fn subsystem_nqn(cluster: ClusterId) -> String {
+    format!("nqn.2026-11.io.voute:{cluster}")
+}
+
+/// The iSCSI target of the same.
+pub(crate) fn target_iqn(cluster: ClusterId) -> String {
+    format!("iqn.2026-11.io.voute:{cluster}")
 }
 
 /// The first 20 hexadecimal digits of the cluster's id: as many as NVMe's field holds.

@@ -5,6 +5,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use voute_schemas::proof::Verifier;
 use voute_schemas::{ClusterId, Epoch, NodeId};
@@ -92,7 +93,10 @@ impl Memory {
     /// [`MemoryError`].
     pub(crate) fn open(folder: &Path, node: NodeId) -> Result<Self, MemoryError> {
         let system = |path: &Path, source| MemoryError::System { path: path.into(), source };
-        fs::create_dir_all(folder).map_err(|source| system(folder, source))?;
+        let mut builder = fs::DirBuilder::new();
+        // Whoever reads the trust could not forge it, but need not know it either.
+        builder.recursive(true).mode(0o700);
+        builder.create(folder).map_err(|source| system(folder, source))?;
         let path = folder.join(LOCK_FILE);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = lock.map_err(|source| system(&path, source))?;
