@@ -44,8 +44,24 @@ fio_start() {
     echo $! >"/tmp/jobs/$1.pid"
 }
 
+# hung WHAT: where the kernel's tasks wait, then the end.
+hung() {
+    local task
+    dmesg -C
+    echo l >/proc/sysrq-trigger
+    dmesg | tail -60
+    for task in /proc/[0-9]*/task/[0-9]*; do
+        grep -qE 'nvme|blk_|srcu|tcp|scsi|dm_' "$task/stack" 2>/dev/null || continue
+        echo "-- $(cat "$task/comm") $(grep State "$task/status")"
+        cat "$task/stack"
+    done
+    die "$1"
+}
+gone() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.Z' "/proc/$1/status"; }
+
 # fio_end NAME WHAT: it must have seen no error; says what the longest request took.
 fio_end() {
+    wait_for 150 gone "$(cat "/tmp/jobs/$1.pid")" || hung "$2: fio does not end"
     wait "$(cat "/tmp/jobs/$1.pid")" || { cat "/tmp/jobs/$1.err"; tail -50 "/tmp/jobs/$1.json"; die "$2: fio ended with an error"; }
     jq -e '[.jobs[].error] | all(. == 0)' "/tmp/jobs/$1.json" >/dev/null || die "$2: an error reached fio"
     jq -e '[.jobs[].write.total_ios] | all(. > 0)' "/tmp/jobs/$1.json" >/dev/null || die "$2: a job of fio wrote nothing"

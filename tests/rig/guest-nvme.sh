@@ -1,5 +1,5 @@
 # In the guest: the kernel's NVMe/TCP with native multipath against both sites.
-# env NQN, CLUSTER; EXTRA (more options of connect), QUICK=1 (only connect, verify, kill, disconnect)
+# env NQN, CLUSTER; EXTRA (more options of connect), QUICK=1 (only connect, verify, kill, disconnect), ROUNDS
 set -euo pipefail
 . ./guest-lib.sh
 RECOMMENDED="--keep-alive-tmo=2 --reconnect-delay=1 --ctrl-loss-tmo=-1"
@@ -107,6 +107,17 @@ step "the owner is killed"
 burst "owner of the volume killed" kill_owner
 step "it comes back"
 come_back
+for round in $(seq 1 "${ROUNDS:-0}"); do
+    step "round $round: the owner freezes, then is killed"
+    home
+    burst "round $round, owner frozen" cluster freeze a
+    cluster thaw a
+    cluster healthy
+    wait_for 60 all_well || { nvme_paths "$NQN"; die "the path did not come back"; }
+    home
+    burst "round $round, owner killed" kill_owner
+    come_back
+done
 [ -n "${QUICK:-}" ] || {
     step "planned move to a"
     burst "planned move to the other site" move a
