@@ -1,0 +1,205 @@
+//! How a keeper reads a leg when it opens it, formats a new one, and follows one that grows.
+
+use super::{Condition, DevicePurpose, Keeper, KeeperEvent, METADATA_CHUNK_BYTES, Waiter, Writer};
+use crate::action::DeviceKind;
+use crate::header::{HEADER_AREA_BYTES, Header};
+use crate::map::{self, Bits, PAGE_BYTES, REGIONS_PER_PAGE};
+use crate::out::Out;
+use std::sync::Arc;
+use std::time::Duration;
+use voute_buffer::Buffer;
+
+impl Keeper {
+    pub(super) fn load(&mut self, leg: usize, out: &mut Out) {
+        self.legs[leg].condition = Condition::Loading;
+        let length = u32::try_from(HEADER_AREA_BYTES).expect("two pages");
+        self.device(leg, 0, DeviceKind::Read { length }, DevicePurpose::LoadHeader { leg }, out);
+    }
+
+    pub(super) fn header_loaded(&mut self, leg: usize, area: &[u8], out: &mut Out) {
+        let id = self.legs[leg].id;
+        let found = Header::newest(area, id).filter(|header| {
+            header.cluster == self.cluster && header.volume == self.legs[leg].spec.volume
+        });
+        let Some(header) = found else {
+            if self.legs[leg].formatted {
+                self.legs[leg].condition = Condition::ContentLost;
+                self.events.push_back(KeeperEvent::LegsChanged);
+            } else {
+                let since = self.legs[leg].header.map_since;
+                self.format(leg, since, out);
+            }
+            return;
+        };
+        let regions = header.size_bytes.div_ceil(header.region_bytes.max(1));
+        let leg_state = &mut self.legs[leg];
+        leg_state.growing = false;
+        leg_state.new_pages = 0;
+        leg_state.preparing.clear();
+        leg_state.not_durable.clear();
+        leg_state.size = header.size_bytes;
+        leg_state.dirty = Bits::new(regions);
+        leg_state.written = Bits::new(regions);
+        leg_state.pages = (0..header.pages).map(|_| (0, Writer::default())).collect();
+        if header.token > self.held {
+            self.held = header.token;
+        }
+        leg_state.header = header;
+        self.load_pages(leg, 0, out);
+    }
+
+    pub(super) fn load_pages(&mut self, leg: usize, first: u64, out: &mut Out) {
+        let pages = self.legs[leg].pages.len() as u64;
+        if first >= pages {
+            return self.loaded(leg, out);
+        }
+        let count = (pages - first).min((METADATA_CHUNK_BYTES / PAGE_BYTES / 2) as u64);
+        let length = u32::try_from(count * 2 * PAGE_BYTES as u64).expect("at most a chunk");
+        self.device(
+            leg,
+            map::page_offset(first, 0),
+            DeviceKind::Read { length },
+            DevicePurpose::LoadPages { leg, first },
+            out,
+        );
+    }
+
+    pub(super) fn pages_loaded(&mut self, index: usize, first: u64, bytes: &[u8], out: &mut Out) {
+        let leg = &mut self.legs[index];
+        let mut page = first;
+        for slots in bytes.chunks_exact(2 * PAGE_BYTES) {
+            let newest = slots
+                .chunks_exact(PAGE_BYTES)
+                .filter_map(|slot| {
+                    map::decode_page(leg.id, page, slot).map(|generation| (generation, slot))
+                })
+                .max_by_key(|(generation, _)| *generation);
+            match newest {
+                Some((generation, slot)) => {
+                    map::take_page(page, slot, &mut leg.dirty, &mut leg.written);
+                    leg.pages[page as usize].0 = generation;
+                }
+                None => {
+                    for region in page * REGIONS_PER_PAGE
+                        ..((page + 1) * REGIONS_PER_PAGE).min(leg.dirty.len())
+                    {
+                        leg.dirty.set(region, true);
+                        leg.written.set(region, true);
+                    }
+                }
+            }
+            page += 1;
+        }
+        self.load_pages(index, page, out);
+    }
+
+    pub(super) fn loaded(&mut self, leg: usize, out: &mut Out) {
+        self.legs[leg].condition = Condition::Ready;
+        if !self.legs[leg].formatted {
+            // Said at the next tick, and again until the log says so.
+            self.legs[leg].tell_formatted_at = Duration::ZERO;
+        }
+        self.events.push_back(KeeperEvent::LegsChanged);
+        self.grow(leg, out);
+    }
+
+    pub(super) fn format(&mut self, leg: usize, map_since: Option<u64>, out: &mut Out) {
+        let state = &mut self.legs[leg];
+        let regions = state.spec.size_bytes.div_ceil(state.spec.region_bytes);
+        state.condition = Condition::Formatting;
+        state.size = state.spec.size_bytes;
+        state.dirty = Bits::new(regions);
+        state.written = Bits::new(regions);
+        state.header.size_bytes = state.spec.size_bytes;
+        state.header.pages = regions.div_ceil(REGIONS_PER_PAGE);
+        state.header.generation = 2;
+        state.header.map_since = map_since;
+        state.header.consistent = map_since.is_some();
+        state.header.nonce = 0;
+        state.header.agreed_nonce = 0;
+        state.header.joining = None;
+        state.header.record = Vec::new();
+        state.header.token = self.held;
+        state.pages = (0..state.header.pages).map(|_| (1, Writer::default())).collect();
+        self.format_pages(leg, 0, out);
+    }
+
+    /// Writes both slots of every page, the header last: a leg with a header is wholly formatted.
+    pub(super) fn format_pages(&mut self, leg: usize, first: u64, out: &mut Out) {
+        let state = &self.legs[leg];
+        let pages = state.pages.len() as u64;
+        if first >= pages {
+            return self.format_header(leg, out);
+        }
+        let count = (pages - first).min((METADATA_CHUNK_BYTES / PAGE_BYTES / 2) as u64);
+        let mut chunk = Buffer::zeroed(count as usize * 2 * PAGE_BYTES);
+        for (page, slots) in (first..first + count).zip(chunk.chunks_exact_mut(2 * PAGE_BYTES)) {
+            for (slot, bytes) in slots.chunks_exact_mut(PAGE_BYTES).enumerate() {
+                bytes.copy_from_slice(&map::encode_page(
+                    state.id,
+                    page,
+                    slot as u64,
+                    &state.dirty,
+                    &state.written,
+                ));
+            }
+        }
+        let purpose = DevicePurpose::Format { leg, next: first + count };
+        self.device(
+            leg,
+            map::page_offset(first, 0),
+            DeviceKind::Write { data: Arc::new(chunk) },
+            purpose,
+            out,
+        );
+    }
+
+    pub(super) fn format_header(&mut self, leg: usize, out: &mut Out) {
+        let mut older = self.legs[leg].header.clone();
+        older.generation = 1;
+        let mut area = Buffer::zeroed(HEADER_AREA_BYTES as usize);
+        for header in [&older, &self.legs[leg].header] {
+            area[header.offset() as usize..][..crate::header::HEADER_BYTES]
+                .copy_from_slice(&header.encode());
+        }
+        let purpose = DevicePurpose::Format { leg, next: u64::MAX };
+        self.device(leg, 0, DeviceKind::Write { data: Arc::new(area) }, purpose, out);
+    }
+
+    /// Follows a volume that grew: new pages first, then the header that counts them.
+    pub(super) fn grow(&mut self, index: usize, out: &mut Out) {
+        let leg = &mut self.legs[index];
+        let size = leg.spec.size_bytes;
+        if !matches!(leg.condition, Condition::Ready)
+            || leg.growing
+            || leg.size >= size
+            || size > voute_schemas::place::VOLUME_BYTES_MAX
+        {
+            return;
+        }
+        leg.growing = true;
+        let regions = size.div_ceil(leg.spec.region_bytes);
+        leg.dirty.grow(regions);
+        leg.written.grow(regions);
+        let old = leg.pages.len() as u64;
+        let pages = regions.div_ceil(REGIONS_PER_PAGE);
+        leg.pages.extend((old..pages).map(|_| (0, Writer::default())));
+        leg.new_pages = pages.saturating_sub(old);
+        if leg.new_pages == 0 {
+            return self.count_pages(index, out);
+        }
+        // A page that was never written counts as all dirty and all written, and would show what
+        // lay on the device before: the header counts the new ones only when all are there.
+        for page in old..pages {
+            self.write_page(index, page, Some(Waiter::NewPage), out);
+        }
+    }
+
+    pub(super) fn count_pages(&mut self, index: usize, out: &mut Out) {
+        let leg = &mut self.legs[index];
+        let size = leg.dirty.len().saturating_mul(leg.spec.region_bytes).min(leg.spec.size_bytes);
+        leg.header.pages = leg.pages.len() as u64;
+        leg.header.size_bytes = size;
+        self.write_header(index, Waiter::Grown(size), out);
+    }
+}

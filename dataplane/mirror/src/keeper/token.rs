@@ -1,0 +1,74 @@
+//! Which token a keeper holds, and how it takes a higher one: drain, write headers, answer
+//! (docs/mirror-rules.md rule 1).
+
+use super::{Barring, Client, Keeper, KeeperEvent, LegFault, Waiter};
+use crate::out::Out;
+use voute_schemas::{NodeId, Token};
+
+impl Keeper {
+    /// Takes a token if it is higher than what is held; answers by [`KeeperEvent::Barred`].
+    pub(crate) fn bar(&mut self, token: Token, by: NodeId, client: Client, out: &mut Out) {
+        if let Err(fault) = self.usable() {
+            return self.events.push_back(KeeperEvent::Barred(client, Err(fault)));
+        }
+        let highest = self.barring.as_ref().map_or(self.held, |barring| barring.token);
+        if token == self.held
+            && self.held_by == Some(by)
+            && self.barring.is_none()
+            && let Some(bar) = self.bar
+        {
+            return self.events.push_back(KeeperEvent::Barred(client, Ok(bar)));
+        }
+        if !matches!(token.partial_cmp(&highest), Some(std::cmp::Ordering::Greater)) {
+            return self.events.push_back(KeeperEvent::Barred(client, Err(LegFault::Stale)));
+        }
+        if let Some(earlier) = self.barring.take() {
+            self.events.push_back(KeeperEvent::Barred(earlier.client, Err(LegFault::Stale)));
+        }
+        self.bar = None;
+        self.held_by = Some(by);
+        self.barring = Some(Barring { token, client, headers: None });
+        self.drained(out);
+    }
+
+    /// Refuses every token that is held, until a higher one comes. Nothing needs to be written: to
+    /// refuse more is always safe.
+    pub(crate) fn revoke(&mut self) {
+        self.bar = None;
+    }
+
+    pub(super) fn drained(&mut self, out: &mut Out) {
+        let Some(barring) = &mut self.barring else { return };
+        if self.operations.len() > 0 || barring.headers.is_some() {
+            return;
+        }
+        barring.headers = Some(self.legs.len());
+        let token = barring.token;
+        for leg in 0..self.legs.len() {
+            self.legs[leg].header.token = token;
+            self.write_header(leg, Waiter::Barring(token), out);
+        }
+    }
+
+    pub(super) fn header_barred(&mut self, token: Token, fault: Option<LegFault>, out: &mut Out) {
+        // A later token may have replaced the one that this header was written for.
+        let Some(barring) = self.barring.as_mut().filter(|barring| barring.token == token) else {
+            return;
+        };
+        let Some(left) = &mut barring.headers else { return };
+        if let Some(fault) = fault {
+            let client = barring.client;
+            self.barring = None;
+            return self.events.push_back(KeeperEvent::Barred(client, Err(fault)));
+        }
+        *left -= 1;
+        if *left == 0 {
+            let client = barring.client;
+            self.held = barring.token;
+            self.barring = None;
+            let bar = out.next_bar();
+            self.bar = Some(bar);
+            self.events.push_back(KeeperEvent::Barred(client, Ok(bar)));
+        }
+    }
+}
