@@ -42,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "voute-worker",
         ],
     ),
+    ("voute-fuzz", &["voute-buffer", "voute-reservation", "voute-nvme", "voute-iscsi"]),
     (
         "voute-tests",
         &[

@@ -160,10 +160,12 @@ impl Membership {
         if !controller.enabled.load(Ordering::Acquire) {
             return Err(JoinError::Refused(Status::command_sequence_error()));
         }
+        if request.queue > controller.io_queues_granted() {
+            return Err(JoinError::QueueId);
+        }
+        // At most 63 are granted.
         let bit = 1 << request.queue;
-        if request.queue > controller.io_queues_granted()
-            || controller.queues.load(Ordering::Acquire) & bit != 0
-        {
+        if controller.queues.load(Ordering::Acquire) & bit != 0 {
             return Err(JoinError::QueueId);
         }
         controller.queues.fetch_or(bit, Ordering::AcqRel);

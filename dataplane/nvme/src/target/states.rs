@@ -82,7 +82,8 @@ pub(super) fn step(phase: Phase, kind: PduKind) -> Step {
         (Phase::AwaitingInitialize, PduKind::IcReq) => Step::Initialize,
         (Phase::AwaitingConnect, PduKind::CapsuleCmd) => Step::Connect,
         (Phase::Live(_), PduKind::CapsuleCmd) => Step::Command,
-        (Phase::Live(_), PduKind::H2cData) => Step::Data,
+        // A host may leave Connect's data to an R2T like any other command's.
+        (Phase::AwaitingConnect | Phase::Live(_), PduKind::H2cData) => Step::Data,
         (_, PduKind::IcReq | PduKind::CapsuleCmd | PduKind::H2cData) => {
             Step::Fault(FatalError::PduSequence)
         }

@@ -324,6 +324,9 @@ fn connect_refuses_what_it_cannot_serve() {
     );
     assert_eq!(io(options(SUBSYSTEM), id + 1, 2), (invalid(), in_data | 16));
     assert_eq!(io(options(SUBSYSTEM), id, 5), (invalid(), 42), "more queues than were granted");
+    for queue in [64, 65, u16::MAX] {
+        assert_eq!(io(options(SUBSYSTEM), id, queue), (invalid(), 42), "queue {queue}");
+    }
     assert_eq!(io(options(SUBSYSTEM), id, 1), (invalid(), 42), "the queue exists");
     let other = ConnectionOptions { host_id: [1; 16], ..options(SUBSYSTEM) };
     assert_eq!(io(other, id, 2), (invalid(), in_data | 512));

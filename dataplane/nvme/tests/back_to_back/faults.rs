@@ -82,13 +82,27 @@ fn pdus_out_of_sequence_end_the_connection() {
     for early in [&capsule, &data] {
         assert_eq!(termination(&feed(&mut fresh(&target()), early)), (2, 0));
     }
-    for late in [&icreq(0, 0), &data] {
+    for (late, expected) in [(&icreq(0, 0), (2, 0)), (&data, (1, 10))] {
         let mut connection = fresh(&target());
         feed(&mut connection, &icreq(0, 0));
-        assert_eq!(termination(&feed(&mut connection, late)), (2, 0));
+        assert_eq!(termination(&feed(&mut connection, late)), expected);
     }
     let (_controller, mut io) = io();
     assert_eq!(termination(&feed(&mut io, &icreq(0, 0))), (2, 0));
+}
+
+#[test]
+fn connect_may_leave_its_data_to_an_r2t() {
+    let mut connection = fresh(&target());
+    feed(&mut connection, &icreq(0, 0));
+    let whole = connect(0, 0xFFFF, SUBSYSTEM, HOST);
+    let mut entry = [0; 64];
+    entry.copy_from_slice(&whole[8..72]);
+    entry[39] = 0x5A;
+    let r2t = feed(&mut connection, &capsule(&entry, &[]));
+    assert_eq!((r2t.len(), r2t[0]), (24, 9));
+    let answer = feed(&mut connection, &h2c_data(0, 0, 0, 1024, &whole[72..], true));
+    assert_eq!((answer[0], answer[22..24].to_vec()), (5, vec![0, 0]), "Connect succeeds");
 }
 
 #[test]

@@ -1,0 +1,10 @@
+//! NVMe/TCP: a hostile host against our target, a hostile target against our initiator.
+
+mod host;
+mod initiator;
+mod model;
+mod target;
+mod wire;
+
+pub use initiator::initiator;
+pub use target::target;
