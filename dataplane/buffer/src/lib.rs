@@ -3,9 +3,12 @@
 //! Direct I/O wants buffers whose address, like the offset and the length, is a multiple of the
 //! device's logical block; 4096 bytes satisfies every device that we accept. The type is an owned,
 //! initialised byte slice: safe to send between threads and to hand to the kernel by pointer, since
-//! its memory never moves.
+//! its memory never moves. Memory of buffers that are gone is used again, see [`KEPT_BYTES_MAX`].
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+mod pool;
+
+pub use pool::KEPT_BYTES_MAX;
+
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -35,39 +38,48 @@ impl Buffer {
     /// If `length` is over [`LENGTH_MAX`]: the caller bounds sizes from outside before it asks.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
+        let (mut buffer, is_zero) = Self::take(length);
+        if !is_zero {
+            buffer.fill(0);
+        }
+        buffer
+    }
+
+    /// A buffer of `length` bytes that the caller fills wholly before it shows them to anyone: until
+    /// then they are what an earlier buffer held, which may be another host's data.
+    ///
+    /// # Panics
+    /// As [`Self::zeroed`].
+    #[must_use]
+    pub fn for_filling(length: usize) -> Self {
+        Self::take(length).0
+    }
+
+    fn take(length: usize) -> (Self, bool) {
         assert!(
             length <= LENGTH_MAX,
             "a buffer of {length} bytes was asked for, the limit is {LENGTH_MAX}"
         );
         if length == 0 {
-            return Buffer { memory: NonNull::dangling(), length };
+            return (Buffer { memory: NonNull::dangling(), length }, true);
         }
-        let layout = Self::layout(length);
-        // SAFETY: the layout has a size above zero.
-        let memory = unsafe { alloc_zeroed(layout) };
-        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
-        Buffer { memory, length }
+        let (memory, is_zero) = pool::take(length);
+        (Buffer { memory, length }, is_zero)
     }
 
     /// A buffer that holds a copy of `bytes`.
     #[must_use]
     pub fn copy_of(bytes: &[u8]) -> Self {
-        let mut buffer = Self::zeroed(bytes.len());
+        let mut buffer = Self::for_filling(bytes.len());
         buffer.copy_from_slice(bytes);
         buffer
-    }
-
-    fn layout(length: usize) -> Layout {
-        Layout::from_size_align(length.next_multiple_of(ALIGNMENT), ALIGNMENT)
-            .expect("the length is bounded by LENGTH_MAX")
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.length > 0 {
-            // SAFETY: allocated in `zeroed` with this same layout, and freed once.
-            unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.length)) }
+            pool::give(self.memory, self.length);
         }
     }
 }
