@@ -24,8 +24,17 @@ pub struct Times {
     pub node_silence_ms: u64,
     /// How long requests of hosts are held before they get a path error.
     pub hold_ms: u64,
+    /// How long an owner that counts a peer may be without a valid lease from it before hosts get
+    /// path errors at once: longer than it takes to have a dead peer detached, so that only an owner
+    /// that reaches neither its peer nor the log comes so far.
+    #[serde(default = "default_cut_off_ms")]
+    pub cut_off_ms: u64,
     /// How long an escalation waits for its answer before it is sent again.
     pub escalation_retry_ms: u64,
+}
+
+fn default_cut_off_ms() -> u64 {
+    1_600
 }
 
 impl Default for Times {
@@ -40,6 +49,7 @@ impl Default for Times {
             heartbeat_ms: 250,
             node_silence_ms: 2_000,
             hold_ms: 20_000,
+            cut_off_ms: default_cut_off_ms(),
             escalation_retry_ms: 1_000,
         }
     }

@@ -180,6 +180,9 @@ pub enum Access {
     Inaccessible,
     /// About to be known.
     Transition,
+    /// Served here by the last that was heard, but neither peer nor log has answered for a while:
+    /// another node may own by now. Requests get path errors at once until one of them answers.
+    CutOff,
 }
 
 /// I/O on a local leg, in the leg's own space (its header and maps come first).

@@ -156,6 +156,10 @@ pub(crate) struct Owner {
     pub(crate) woken: Vec<u64>,
     pub(crate) settle_own_map: bool,
     access: Option<Access>,
+    /// Since when it serves by the log, but may not complete a read.
+    unable_since: Option<Duration>,
+    /// So long that hosts are sent away.
+    pub(crate) is_cut_off: bool,
     pub(crate) last_io: Option<Duration>,
     barred_ms: u64,
     lease_wait_ms: u64,
@@ -194,6 +198,8 @@ impl Owner {
             woken: Vec::new(),
             settle_own_map: false,
             access: None,
+            unable_since: None,
+            is_cut_off: false,
             last_io: None,
             barred_ms: 0,
             lease_wait_ms: 0,
@@ -465,7 +471,9 @@ impl Owner {
         }
         self.stage = Stage::Serving;
         self.tell_records(keeper, context);
-        self.tell(Access::Optimized, context);
+        if !self.is_cut_off {
+            self.tell(Access::Optimized, context);
+        }
         self.restart_deadlines(context.now);
         self.restart_record_deadlines(context.now);
         self.peer_opened(keeper, context);
@@ -491,11 +499,41 @@ impl Owner {
     pub(crate) fn tick(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
         self.check_peer_deadlines(context);
         self.check_own_deadlines(context);
-        self.check_held(context);
+        self.check_cut_off(context);
+        self.check_held(keeper, context);
         self.ask_join(keeper, context);
         self.drive(keeper, context);
         self.retry_works(keeper, context);
         self.wake_records();
+    }
+
+    /// An owner that hears neither its peer nor the log may have been replaced, and cannot know: hosts
+    /// are sent to the other path at once, and come back if this one may serve after all. Nothing
+    /// else changes: what is under way goes on as before.
+    fn check_cut_off(&mut self, context: &mut Context<'_>) {
+        let able = match self.stage {
+            Stage::Serving => self.lease_is_valid(context),
+            Stage::Rebarring => false,
+            Stage::Opening | Stage::Stopped => {
+                self.unable_since = None;
+                self.is_cut_off = false;
+                return;
+            }
+        };
+        if able {
+            self.unable_since = None;
+            if std::mem::take(&mut self.is_cut_off) {
+                self.tell(Access::Optimized, context);
+            }
+            return;
+        }
+        let since = *self.unable_since.get_or_insert(context.now);
+        if !self.is_cut_off
+            && since + Duration::from_millis(context.times.cut_off_ms) <= context.now
+        {
+            self.is_cut_off = true;
+            self.tell(Access::CutOff, context);
+        }
     }
 
     /// The own leg keeps requests, or the token, waiting beyond the deadline: another side can do
@@ -513,6 +551,7 @@ impl Owner {
 
     pub(crate) fn next_deadline(&self, context_now: Duration) -> Option<Duration> {
         let busy = self.stage != Stage::Serving
+            || self.unable_since.is_some()
             || self.works.len() > 0
             || !self.records.is_empty()
             || self.peer.as_ref().is_some_and(Peer::is_busy)

@@ -237,11 +237,13 @@ impl Owner {
         }
         let may_answer = self.lease_is_valid(context);
         let (works, hold_ms, now) = (&self.works, context.times.hold_ms, context.now);
+        let is_cut_off = self.is_cut_off;
         let actions = &mut context.out.actions;
         self.records.confirms.retain_mut(|confirm| {
             confirm.after.retain(|key| works.get(*key).is_some());
             let outcome = match () {
                 () if confirm.after.is_empty() && may_answer => HostOutcome::Done,
+                () if is_cut_off => HostOutcome::PathError,
                 () if to_ms(now.saturating_sub(confirm.arrived)) >= hold_ms => {
                     HostOutcome::Transition
                 }

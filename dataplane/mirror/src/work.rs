@@ -236,6 +236,9 @@ impl Owner {
         if let Some(outcome) = self.check(volume, &kind) {
             return reply(request.id, outcome, context);
         }
+        if self.is_cut_off {
+            return reply(request.id, HostOutcome::PathError, context);
+        }
         let work = Work {
             host: Some(request.id),
             volume,
@@ -805,20 +808,33 @@ impl Owner {
         }
     }
 
-    /// A host is not left waiting for ever: after the hold time it gets a path error, whatever
-    /// becomes of its write.
-    pub(crate) fn check_held(&mut self, context: &mut Context<'_>) {
+    /// A host is not left waiting for ever: after the hold time, or at once while this owner is cut
+    /// off, it gets a path error, whatever becomes of its write. One of which nothing has been sent
+    /// to a leg is forgotten; every other goes on to its end, in its place in the order: the host's
+    /// next attempt, here or at another owner, comes after it.
+    pub(crate) fn check_held(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
         for key in self.works.keys() {
-            let Some(work) = self.works.get(key) else { continue };
-            if work.host.is_none()
-                || to_ms(context.now.saturating_sub(work.arrived)) < context.times.hold_ms
-            {
+            let Some(work) = self.works.get(key).filter(|work| work.host.is_some()) else {
+                continue;
+            };
+            let held_ms = to_ms(context.now.saturating_sub(work.arrived));
+            if !self.is_cut_off && held_ms < context.times.hold_ms {
                 continue;
             }
-            self.answer(key, HostOutcome::Transition, context);
-            let Some(work) = self.works.get(key) else { continue };
-            if matches!(work.step, Step::Held | Step::Settling) {
-                self.works.remove(key);
+            let step = work.step;
+            let outcome =
+                if self.is_cut_off { HostOutcome::PathError } else { HostOutcome::Transition };
+            match step {
+                Step::Held | Step::Settling => {
+                    self.answer(key, outcome, context);
+                    self.works.remove(key);
+                }
+                Step::Claiming | Step::AwaitingLease => self.end(key, outcome, keeper, context),
+                Step::Intent(_)
+                | Step::IntentAgain(_)
+                | Step::Reading
+                | Step::Repairing
+                | Step::Writing => self.answer(key, outcome, context),
             }
         }
     }

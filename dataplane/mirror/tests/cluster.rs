@@ -14,6 +14,7 @@
 mod simulation;
 
 use simulation::Simulation;
+use std::time::Duration;
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
@@ -44,6 +45,32 @@ fn a_record_that_one_leg_alone_has_is_on_both_before_an_owner_serves_by_it() {
     assert_eq!(before, put, "the owner's own leg had it");
     assert_eq!(after, put);
     assert_eq!(simulation.owner_changes(), 1, "the other side took over");
+}
+
+#[test]
+fn an_owner_without_peer_and_log_sends_its_hosts_away_soon() {
+    for other_has_log in [true, false] {
+        let mut simulation = Simulation::new(4);
+        let (sent_away, held, served, by) = simulation.cut_off(other_has_log);
+        assert!(sent_away < Duration::from_millis(3_200), "only after {sent_away:?}");
+        assert_eq!(held, 0, "requests wait at a node that cannot serve them");
+        assert_eq!(by, usize::from(other_has_log), "whom the log lets serve");
+        assert!(served < Duration::from_millis(6_500), "served again only after {served:?}");
+        simulation.heal();
+        simulation.verify();
+    }
+}
+
+#[test]
+fn a_peer_that_dies_costs_no_path_while_the_log_answers() {
+    let mut simulation = Simulation::new(5);
+    assert_eq!(
+        simulation.lose_the_peer(),
+        Vec::<String>::new(),
+        "the owner's paths stayed as they were"
+    );
+    simulation.heal();
+    simulation.verify();
 }
 
 #[test]

@@ -233,7 +233,7 @@ impl View<'_> {
             ana_group: volume.number,
             state: match self.access(mapped.group) {
                 Access::Optimized => nvme::AnaState::Optimized,
-                Access::Inaccessible => nvme::AnaState::Inaccessible,
+                Access::Inaccessible | Access::CutOff => nvme::AnaState::Inaccessible,
                 Access::Transition => nvme::AnaState::Change,
             },
             read_only: mapped.read_only,
@@ -336,7 +336,7 @@ struct Mapped<'a> {
 fn alua(access: Access) -> iscsi::AluaState {
     match access {
         Access::Optimized => iscsi::AluaState::ActiveOptimized,
-        Access::Inaccessible => iscsi::AluaState::Standby,
+        Access::Inaccessible | Access::CutOff => iscsi::AluaState::Standby,
         Access::Transition => iscsi::AluaState::Transitioning,
     }
 }

@@ -769,6 +769,56 @@ impl Simulation {
         (put, served)
     }
 
+    /// The owner loses its peer and the log, which the other node still has or not. Returns how long
+    /// it took until it sent its hosts away, how many of their requests it still held then, and how
+    /// long until they were served again, by whom (the log is back two seconds after the first).
+    pub fn cut_off(&mut self, other_has_log: bool) -> (Duration, usize, Duration, usize) {
+        self.run_quietly(1_000);
+        let began = self.now;
+        self.link_up = false;
+        self.disconnect(0);
+        self.disconnect(1);
+        self.nodes[0].log_reachable = false;
+        self.log.reachable = other_has_log;
+        self.run_while(|all| all.nodes[0].access == Access::Optimized);
+        let sent_away = self.now - began;
+        self.run_quietly(50);
+        // A record that was put is never given up: it stays until it is known who owns.
+        let putter = host::WORKERS - 1;
+        let held = self.nodes[0].requests.values().filter(|(worker, _)| *worker != putter).count();
+        if !other_has_log {
+            self.run_quietly(2_000);
+            self.log.reachable = true;
+            self.reach_log(0);
+        }
+        self.run_while(|all| all.nodes.iter().all(|node| node.access != Access::Optimized));
+        let by = usize::from(self.nodes[1].access == Access::Optimized);
+        (sent_away, held, self.now - began, by)
+    }
+
+    /// The peer dies for five seconds. Returns what the owner's paths changed to meanwhile.
+    pub fn lose_the_peer(&mut self) -> Vec<String> {
+        self.run_quietly(1_000);
+        self.crash(1);
+        let mut changes = Vec::new();
+        for _ in 0..500 {
+            self.run_quietly(10);
+            if self.nodes[0].access != Access::Optimized {
+                changes.push(format!("{:?} at {:?}", self.nodes[0].access, self.now));
+            }
+        }
+        self.start(1);
+        changes
+    }
+
+    fn run_while(&mut self, condition: impl Fn(&Self) -> bool) {
+        let deadline = self.now + Duration::from_secs(30);
+        while condition(self) {
+            assert!(self.now < deadline, "nothing changed for 30 s: {}", self.describe());
+            self.run_quietly(10);
+        }
+    }
+
     // --- the host's side, see `host`
 
     fn submit(&mut self, node: usize, worker: usize, attempt: u64, request: HostRequest) {
