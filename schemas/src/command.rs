@@ -28,6 +28,15 @@ pub enum Command {
     RevokeCredential {
         credential: CredentialId,
     },
+    ChangeLogSites {
+        add: Vec<Verifier>,
+        remove: Vec<String>,
+    },
+    RecordReseeding {
+        name: String,
+        size: u64,
+        root: Hash,
+    },
     // --- sites, nodes, devices, pools
     AddSite {
         site: SiteId,
@@ -217,6 +226,8 @@ impl Command {
             Command::CreateCluster { .. } => "CreateCluster",
             Command::IssueCredential { .. } => "IssueCredential",
             Command::RevokeCredential { .. } => "RevokeCredential",
+            Command::ChangeLogSites { .. } => "ChangeLogSites",
+            Command::RecordReseeding { .. } => "RecordReseeding",
             Command::AddSite { .. } => "AddSite",
             Command::RemoveSite { .. } => "RemoveSite",
             Command::ReportSiteCondition { .. } => "ReportSiteCondition",

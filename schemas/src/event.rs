@@ -322,6 +322,20 @@ pub enum Event {
         /// Its phases.
         phases: FailoverPhases,
     },
+    /// Other sites sign checkpoints from here on: a majority of these.
+    LogSitesChanged {
+        /// All of them.
+        sites: Vec<Verifier>,
+    },
+    /// A log site that had lost its register began a new one with what the others had signed.
+    LogSiteReseeded {
+        /// The site.
+        name: String,
+        /// Commits that its register begins with.
+        size: u64,
+        /// Their root.
+        root: Hash,
+    },
 }
 
 /// What a credential may do.

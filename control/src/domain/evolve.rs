@@ -43,6 +43,13 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
                 cluster.level = *level;
             }
         }
+        Event::LogSitesChanged { sites } => {
+            if let Some(cluster) = &mut core.cluster {
+                cluster.log_sites.clone_from(sites);
+            }
+        }
+        // For the record: what a site signs is its own register's business.
+        Event::LogSiteReseeded { .. } => {}
         Event::CredentialIssued { credential, name, role, verifier } => {
             let issued = Credential { name: name.clone(), role: *role, verifier: *verifier };
             add(&mut core.credentials, &mut names.credentials, *credential, name, issued);

@@ -66,6 +66,13 @@ pub enum Refusal {
     #[error("{name} is the last administrator: issue another administrator credential first")]
     LastAdministrator { name: Name },
 
+    #[error("there is no log site {name}: see them with `voute log-site list`")]
+    NoSuchLogSite { name: String },
+    #[error(
+        "log site {name} is there already, or has this key: each has a name and a key of its own"
+    )]
+    LogSiteTaken { name: String },
+
     #[error("site {site} is a witness, which holds no data: choose a data site")]
     WitnessHoldsNoData { site: Name },
     #[error("the cluster has {max} nodes, the most that it can have: remove one first")]
@@ -200,6 +207,8 @@ impl Refusal {
             Refusal::Unchanged { .. } => "unchanged",
             Refusal::DuplicateSecret => "duplicate-secret",
             Refusal::LastAdministrator { .. } => "last-administrator",
+            Refusal::NoSuchLogSite { .. } => "unknown-log-site",
+            Refusal::LogSiteTaken { .. } => "log-site-taken",
             Refusal::WitnessHoldsNoData { .. } => "witness-holds-no-data",
             Refusal::NodesFull { .. } => "nodes-full",
             Refusal::AddressTaken { .. } => "address-taken",

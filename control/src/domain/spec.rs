@@ -85,6 +85,7 @@ pub fn touched(before: &State, after: &State, events: &[Event]) -> Touched {
     for event in events {
         match event {
             Event::ClusterCreated { .. }
+            | Event::LogSitesChanged { .. }
             | Event::NodeAdded { .. }
             | Event::NodePortalsChanged { .. }
             | Event::NodeRemoved { .. } => touched.all_facts = true,
@@ -143,7 +144,8 @@ pub fn touched(before: &State, after: &State, events: &[Event]) -> Touched {
             | Event::HostAdded { .. }
             | Event::HostRemoved { .. }
             | Event::FailoverDecided { .. }
-            | Event::FailoverMeasured { .. } => {}
+            | Event::FailoverMeasured { .. }
+            | Event::LogSiteReseeded { .. } => {}
         }
     }
     touched

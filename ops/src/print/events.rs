@@ -125,6 +125,13 @@ pub fn event_words(event: &Event, names: &Names) -> String {
             "failover measured: detection {} ms, commit {} ms, lease wait {} ms, opening {} ms",
             phases.detection_ms, phases.commit_ms, phases.lease_wait_ms, phases.open_ms
         ),
+        Event::LogSitesChanged { sites } => {
+            let names: Vec<&str> = sites.iter().map(|site| site.name.as_str()).collect();
+            format!("checkpoints are signed by {}", names.join(", "))
+        }
+        Event::LogSiteReseeded { name, size, .. } => format!(
+            "log site {name} lost its register and began anew at commit {size}, which the others had signed"
+        ),
     }
 }
 

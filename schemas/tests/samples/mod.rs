@@ -28,7 +28,8 @@ variants!(EVENT_VARIANTS, variant_of, Event:
     DeviceAdded DeviceAdopted DeviceRejected DeviceRemoved PolicyCreated PolicyChanged
     PolicyRemoved VolumeCreated VolumeResized VolumeDeleted LegFormatted LegAdded LegRemoved
     LegReleased LegDetached LegInSync OwnerMoved OwnerConfirmed HostAdded HostChanged HostRemoved
-    VolumeMapped VolumeUnmapped FailoverDecided FailoverMeasured);
+    VolumeMapped VolumeUnmapped FailoverDecided FailoverMeasured
+    LogSitesChanged LogSiteReseeded);
 variants!(ROLES, role, Role: Viewer Auditor Operator Administrator);
 variants!(SITE_KINDS, site_kind, SiteKind: Data Witness);
 variants!(SITE_CONDITIONS, site_condition, SiteCondition:
@@ -297,6 +298,14 @@ pub(crate) fn event_samples() -> Vec<Event> {
                 groups: 0,
             },
         },
+        Event::LogSitesChanged {
+            sites: vec![
+                Verifier { name: "site-a".into(), key: hash(9) },
+                Verifier { name: "site-b".into(), key: hash(10) },
+                Verifier { name: "witness".into(), key: hash(11) },
+            ],
+        },
+        Event::LogSiteReseeded { name: "site-b".into(), size: 4_711, root: hash(12) },
     ];
     samples.extend([
         condition_reported(SiteCondition::Normal, ConditionSource::Watcher),

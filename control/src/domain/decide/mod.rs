@@ -4,6 +4,7 @@ mod access;
 pub mod escalations;
 mod failovers;
 mod hosts;
+mod log_sites;
 mod places;
 mod policies;
 mod space;
@@ -35,6 +36,10 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Refusal> {
             access::issue_credential(state, *credential, name, *role, *verifier)
         }
         Command::RevokeCredential { credential } => access::revoke_credential(state, *credential),
+        Command::ChangeLogSites { add, remove } => log_sites::change(state, add, remove),
+        Command::RecordReseeding { name, size, root } => {
+            log_sites::record_reseeding(state, name, *size, *root)
+        }
         Command::AddSite { site, name, kind } => places::add_site(state, *site, name, *kind),
         Command::RemoveSite { site } => places::remove_site(state, *site),
         Command::ReportSiteCondition { site, condition, source, detail } => {

@@ -72,3 +72,49 @@ fn the_last_administrator_cannot_be_revoked() {
     assert_eq!(world.refuses(revoke(3)).0, "last-administrator");
     world.must(issue(1, Role::Viewer)); // its name and id are free again
 }
+
+fn log_site(name: &str, key: u8) -> Verifier {
+    Verifier { name: name.to_owned(), key: Hash([key; 32]) }
+}
+
+#[test]
+fn log_sites_are_added_and_replaced_by_one_commit_each() {
+    let mut world = World::founded();
+    let first = world.state.cluster().unwrap().log_sites.clone();
+    let add = vec![log_site("b", 21), log_site("c", 22)];
+    world.must(Command::ChangeLogSites { add: add.clone(), remove: vec![] });
+    let all = [first.clone(), add].concat();
+    assert_eq!(world.state.cluster().unwrap().log_sites, all);
+    let replace =
+        Command::ChangeLogSites { add: vec![log_site("c", 23)], remove: vec!["c".to_owned()] };
+    let events = world.must(replace.clone());
+    assert!(matches!(&events[..], [Event::LogSitesChanged { sites }] if sites.len() == 3));
+    assert_eq!(world.refuses(replace).0, "unchanged");
+    let reseeding = |name: &str| Command::RecordReseeding {
+        name: name.to_owned(),
+        size: 3,
+        root: Hash([3; 32]),
+    };
+    assert_eq!(world.refuses(reseeding("d")).0, "unknown-log-site");
+    world.must(reseeding("b"));
+    assert_eq!(world.state.cluster().unwrap().log_sites.len(), 3);
+}
+
+#[test]
+fn log_sites_share_neither_name_nor_key_and_the_last_one_stays() {
+    let mut world = World::founded();
+    let only = world.state.cluster().unwrap().log_sites[0].clone();
+    let add = |site: Verifier| Command::ChangeLogSites { add: vec![site], remove: vec![] };
+    assert_eq!(world.refuses(add(log_site(&only.name, 30))).0, "log-site-taken");
+    assert_eq!(
+        world.refuses(add(Verifier { name: "x".into(), key: only.key })).0,
+        "log-site-taken"
+    );
+    for bad in ["", "two words", "a+b"] {
+        assert_eq!(world.refuses(add(log_site(bad, 31))).0, "invalid", "{bad:?}");
+    }
+    let remove =
+        |name: &str| Command::ChangeLogSites { add: vec![], remove: vec![name.to_owned()] };
+    assert_eq!(world.refuses(remove("nobody")).0, "unknown-log-site");
+    assert_eq!(world.refuses(remove(&only.name)).0, "invalid");
+}
