@@ -99,6 +99,24 @@ impl DerefMut for Buffer {
     }
 }
 
+/// Bytes that go out among others without being copied there.
+#[derive(Debug)]
+pub struct Inset {
+    /// How many of the other bytes go before.
+    pub at: usize,
+    /// The bytes.
+    pub bytes: Buffer,
+}
+
+/// Another buffer with the same bytes, which are copied: for tests and tools that explore.
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        let mut copy = Buffer::zeroed(self.length);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
 impl fmt::Debug for Buffer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Buffer({} bytes)", self.length)

@@ -110,14 +110,7 @@ impl Framer {
                     }
                     let (data, rest) = input.split_at(input.len().min(*remaining));
                     *input = rest;
-                    *remaining -= data.len();
-                    let finished = *remaining == 0;
-                    if self.has_data_digest() {
-                        self.crc.update(data);
-                    }
-                    if finished {
-                        self.stage = self.after_data();
-                    }
+                    self.took_data(data);
                     return Some(Frame::Data(data));
                 }
                 Stage::Digest { gathered, filled } => {
@@ -144,6 +137,28 @@ impl Framer {
                     return None;
                 }
             }
+        }
+    }
+
+    /// How many bytes of the PDU's data come next in the stream; 0 outside of data.
+    pub(crate) fn data_ahead(&self) -> usize {
+        match self.stage {
+            Stage::Data { remaining } => remaining,
+            Stage::Header { .. } | Stage::Digest { .. } | Stage::End { .. } | Stage::Dead => 0,
+        }
+    }
+
+    /// The next bytes of the PDU's data, at most [`Self::data_ahead`], came by another way than
+    /// [`Self::next`].
+    pub(crate) fn took_data(&mut self, data: &[u8]) {
+        let Stage::Data { remaining } = &mut self.stage else { return };
+        *remaining = remaining.saturating_sub(data.len());
+        let is_over = *remaining == 0;
+        if self.has_data_digest() {
+            self.crc.update(data);
+        }
+        if is_over {
+            self.stage = self.after_data();
         }
     }
 

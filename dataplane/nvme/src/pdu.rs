@@ -2,6 +2,7 @@
 //! (NVMe/TCP Transport 1.0 §3.6).
 
 use crc_fast::{CrcAlgorithm, Digest};
+use voute_buffer::{Buffer, Inset};
 
 use crate::entry::{CompletionEntry, SubmissionEntry};
 use crate::little_endian::{put, u32_at};
@@ -266,28 +267,61 @@ impl Writer {
         header
     }
 
+    /// Like [`Self::data`], but what is written is only what stands around the data: that is to be
+    /// sent where the inset says.
+    pub(crate) fn data_around(
+        &self,
+        out: &mut Vec<u8>,
+        kind: PduKind,
+        flags: u8,
+        place: DataPlace,
+        data: Buffer,
+    ) -> Inset {
+        let mut header = Self::data_header(place, data.len() as u32);
+        self.write_before(out, kind, flags, &mut header, data.len());
+        let at = out.len();
+        self.write_after(out, &data);
+        Inset { at, bytes: data }
+    }
+
     fn write(&self, out: &mut Vec<u8>, kind: PduKind, flags: u8, header: &mut [u8], data: &[u8]) {
+        self.write_before(out, kind, flags, header, data.len());
+        out.extend_from_slice(data);
+        self.write_after(out, data);
+    }
+
+    /// The header and what stands between it and the data.
+    fn write_before(
+        &self,
+        out: &mut Vec<u8>,
+        kind: PduKind,
+        flags: u8,
+        header: &mut [u8],
+        data_length: usize,
+    ) {
         let header_digest = if self.digests.header { DIGEST_LENGTH } else { 0 };
         let header_end = header.len() + header_digest;
+        let has_data = data_length > 0;
         let data_start =
-            if data.is_empty() { header_end } else { header_end.next_multiple_of(self.alignment) };
-        let has_data_digest = self.digests.data && !data.is_empty();
-        let total = data_start + data.len() + if has_data_digest { DIGEST_LENGTH } else { 0 };
+            if has_data { header_end.next_multiple_of(self.alignment) } else { header_end };
+        let has_data_digest = self.digests.data && has_data;
+        let total = data_start + data_length + if has_data_digest { DIGEST_LENGTH } else { 0 };
         header[0] = kind.code();
         header[1] = flags
             | if self.digests.header { FLAG_HEADER_DIGEST } else { 0 }
             | if has_data_digest { FLAG_DATA_DIGEST } else { 0 };
         header[2] = header.len() as u8;
-        header[3] = if data.is_empty() { 0 } else { data_start as u8 };
+        header[3] = if has_data { data_start as u8 } else { 0 };
         put(header, 4, &(total as u32).to_le_bytes());
-        out.reserve(total);
         out.extend_from_slice(header);
         if self.digests.header {
             out.extend_from_slice(&crc32c(header).to_le_bytes());
         }
         out.resize(out.len() + data_start - header_end, 0);
-        out.extend_from_slice(data);
-        if has_data_digest {
+    }
+
+    fn write_after(&self, out: &mut Vec<u8>, data: &[u8]) {
+        if self.digests.data && !data.is_empty() {
             out.extend_from_slice(&crc32c(data).to_le_bytes());
         }
     }

@@ -71,7 +71,7 @@ impl Translation {
                 whole(requests, HostOperation::Read { offset, length })
             }
             Work::Read { offset, length } => {
-                let buffer = Buffer::zeroed(usize::try_from(length).unwrap_or(usize::MAX));
+                let buffer = Buffer::for_filling(usize::try_from(length).unwrap_or(usize::MAX));
                 reads(requests, offset, buffer.len());
                 State::Gather { buffer }
             }

@@ -272,7 +272,7 @@ impl DeviceQueue {
                 return;
             }
             DeviceKind::Read { length } => {
-                (Memory::Read(Buffer::zeroed(length as usize)), Work::Read)
+                (Memory::Read(Buffer::for_filling(length as usize)), Work::Read)
             }
             DeviceKind::Write { data } => (Memory::Write(data), Work::Write),
             DeviceKind::Zero { release, .. } => (Memory::Zero, Work::Zero { release }),

@@ -346,6 +346,35 @@ impl InitiatorConnection {
     pub fn receive(&mut self, bytes: &[u8], now: Duration) {
         self.now = now;
         self.last_heard = now;
+        self.consume(bytes);
+    }
+
+    /// Where the next bytes of the stream rest in the end, if they are the data of a command's answer:
+    /// the owner may receive them there instead of handing them to [`receive`](Self::receive), and
+    /// then calls [`received_in_place`](Self::received_in_place) before anything else.
+    pub fn receive_room(&mut self) -> Option<&mut [u8]> {
+        let ahead = self.framer.data_ahead();
+        let slot = &mut self.slots[usize::from(self.sink?)];
+        let from = slot.received;
+        slot.data.as_mut()?.get_mut(from..from + ahead).filter(|room| !room.is_empty())
+    }
+
+    /// The first `length` bytes of [`receive_room`](Self::receive_room) were received.
+    pub fn received_in_place(&mut self, length: usize, now: Duration) {
+        self.now = now;
+        self.last_heard = now;
+        if let Some(index) = self.sink {
+            let slot = &mut self.slots[usize::from(index)];
+            let (from, to) = (slot.received, slot.received + length);
+            if let Some(data) = slot.data.as_ref().and_then(|buffer| buffer.get(from..to)) {
+                self.framer.took_data(data);
+                slot.received = to;
+            }
+        }
+        self.consume(&[]);
+    }
+
+    fn consume(&mut self, bytes: &[u8]) {
         let mut input = bytes;
         while self.phase != Phase::Closed {
             match self.framer.next(&mut input) {
@@ -609,7 +638,7 @@ impl InitiatorConnection {
         }
         // One PDU most often brings it all: then the buffer has just that size.
         let room = if is_last { offset + length } else { slot.data_max };
-        slot.data.get_or_insert_with(|| Buffer::zeroed(room));
+        slot.data.get_or_insert_with(|| Buffer::for_filling(room));
         self.sink = Some(index);
     }
 

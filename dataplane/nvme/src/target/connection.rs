@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use voute_buffer::Buffer;
+use voute_buffer::{Buffer, Inset};
 
 use super::admin::AdminState;
 use super::controller::Membership;
@@ -35,6 +35,12 @@ const DEPTH_BEFORE_CONNECT: usize = 2;
 enum Sink {
     Discard,
     Slot(u16),
+}
+
+/// Data that answers a command.
+enum Reply<'a> {
+    Copied(&'a [u8]),
+    Inset(Buffer),
 }
 
 /// The submission queue as flow control sees it.
@@ -70,6 +76,11 @@ pub struct TargetConnection {
     framer: Framer,
     writer: Writer,
     output: Vec<u8>,
+    /// Read data of at least so many bytes is not copied into the output, see
+    /// [`TargetConnection::inset_from`].
+    inset_min: usize,
+    insets: VecDeque<Inset>,
+    inset_bytes: usize,
     pub(super) slots: Slots,
     pub(super) queue: Queue,
     ready: VecDeque<u16>,
@@ -107,6 +118,9 @@ impl TargetConnection {
             framer: Framer::new(true, limits),
             writer: Writer::default(),
             output: Vec::new(),
+            inset_min: usize::MAX,
+            insets: VecDeque::new(),
+            inset_bytes: 0,
             slots: Slots::new(DEPTH_BEFORE_CONNECT),
             queue: Queue { depth: DEPTH_BEFORE_CONNECT as u16, head: 0, flow_control: true },
             ready: VecDeque::new(),
@@ -129,6 +143,36 @@ impl TargetConnection {
     pub fn receive(&mut self, bytes: &[u8], now: Duration) {
         self.now = now;
         self.refresh();
+        self.consume(bytes);
+    }
+
+    /// Where the next bytes of the stream rest in the end, if they are the data of a command: the
+    /// owner may receive them there instead of handing them to [`receive`](Self::receive), and then
+    /// calls [`received_in_place`](Self::received_in_place) before anything else.
+    pub fn receive_room(&mut self) -> Option<&mut [u8]> {
+        let ahead = self.framer.data_ahead();
+        let Sink::Slot(index) = self.sink else { return None };
+        let slot = self.slots.at(index);
+        let from = slot.received;
+        slot.payload.as_mut()?.get_mut(from..from + ahead).filter(|room| !room.is_empty())
+    }
+
+    /// The first `length` bytes of [`receive_room`](Self::receive_room) were received.
+    pub fn received_in_place(&mut self, length: usize, now: Duration) {
+        self.now = now;
+        self.refresh();
+        if let Sink::Slot(index) = self.sink {
+            let slot = self.slots.at(index);
+            let (from, to) = (slot.received, slot.received + length);
+            if let Some(data) = slot.payload.as_ref().and_then(|payload| payload.get(from..to)) {
+                self.framer.took_data(data);
+                slot.received = to;
+            }
+        }
+        self.consume(&[]);
+    }
+
+    fn consume(&mut self, bytes: &[u8]) {
         let mut input = bytes;
         while self.phase != Phase::Closed {
             match self.framer.next(&mut input) {
@@ -145,7 +189,7 @@ impl TargetConnection {
 
     /// The next thing for the volume layer to do. `None`: nothing for now.
     pub fn next_request(&mut self) -> Option<Request> {
-        while self.surfaced_bytes + self.output.len() < self.limits().held_bytes_max {
+        while self.surfaced_bytes + self.unsent_bytes() < self.limits().held_bytes_max {
             let index = self.ready.pop_front()?;
             if matches!(self.phase, Phase::Live(Role::Admin | Role::Discovery)) {
                 let entry = self.slots.at(index).entry;
@@ -176,7 +220,7 @@ impl TargetConnection {
         if let Some(second) = partner {
             self.complete_pair(index, second, &outcome);
         } else {
-            self.complete_one(index, reply_max, &outcome);
+            self.complete_one(index, reply_max, outcome);
         }
         self.grant_credit();
     }
@@ -184,6 +228,21 @@ impl TargetConnection {
     /// Bytes to send. The owner takes bytes from the front as the socket accepts them.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
+    }
+
+    /// From now on data of reads of at least `bytes` bytes is not copied into
+    /// [`output`](Self::output): it comes as an inset. Who asks for this takes output and insets
+    /// always together, by [`take_output`](Self::take_output).
+    pub fn inset_from(&mut self, bytes: usize) {
+        self.inset_min = bytes;
+    }
+
+    /// Moves all that is to be sent into `bytes` and `insets`, which are empty; theirs is the memory
+    /// of what is to be sent next.
+    pub fn take_output(&mut self, bytes: &mut Vec<u8>, insets: &mut VecDeque<Inset>) {
+        std::mem::swap(&mut self.output, bytes);
+        std::mem::swap(&mut self.insets, insets);
+        self.inset_bytes = 0;
     }
 
     /// Lets time pass: deadlines, a new directory, a controller that died on another connection.
@@ -227,6 +286,8 @@ impl TargetConnection {
     /// The socket is gone. An admin connection takes its controller with it.
     pub fn disconnected(&mut self) {
         self.output.clear();
+        self.insets.clear();
+        self.inset_bytes = 0;
         self.close();
     }
 
@@ -333,7 +394,7 @@ impl TargetConnection {
                 slot.reply_max = reply_max;
                 slot.expected = expected;
                 if in_capsule {
-                    slot.payload = Some(Buffer::zeroed(expected));
+                    slot.payload = Some(Buffer::for_filling(expected));
                     self.queued_bytes += expected;
                     self.sink = Sink::Slot(index);
                 }
@@ -402,7 +463,7 @@ impl TargetConnection {
             self.requested_bytes += expected;
             let slot = self.slots.at(index);
             slot.stage = Stage::Requested;
-            slot.payload = Some(Buffer::zeroed(expected));
+            slot.payload = Some(Buffer::for_filling(expected));
             let place =
                 DataPlace { command_id: slot.entry.command_id(), transfer_tag: index, offset: 0 };
             self.writer.ready_to_transfer(&mut self.output, place, expected as u32);
@@ -470,7 +531,7 @@ impl TargetConnection {
     /// Whether an admin command is answered at once: not while answers that nobody fetched pile up.
     /// Then its slot stays taken, so that the queue's depth bounds the pile.
     fn may_answer_now(&self) -> bool {
-        self.ready.is_empty() && self.output.len() < self.limits().held_bytes_max
+        self.ready.is_empty() && self.unsent_bytes() < self.limits().held_bytes_max
     }
 
     /// Ties the second half of a fused pair to the first, which must be the command before it.
@@ -597,12 +658,12 @@ impl TargetConnection {
         self.ready.push_back(index);
     }
 
-    fn complete_one(&mut self, index: u16, reply_max: usize, outcome: &Outcome) {
+    fn complete_one(&mut self, index: u16, reply_max: usize, outcome: Outcome) {
         let must_reply = self.phase == Phase::Live(Role::Io) && reply_max > 0;
         match outcome {
-            Outcome::Failed(status) => self.respond(index, *status, 0, 0),
+            Outcome::Failed(status) => self.respond(index, status, 0, 0),
             Outcome::Reservations(state) if self.phase == Phase::Live(Role::Io) => {
-                let report = reservation::report(&self.slots.at(index).entry, state, reply_max);
+                let report = reservation::report(&self.slots.at(index).entry, &state, reply_max);
                 self.respond_data(index, &report, 0, 0);
             }
             Outcome::Reservations(state) => {
@@ -610,22 +671,25 @@ impl TargetConnection {
             }
             Outcome::Data(data) => self.respond_exactly(index, data, must_reply, (0, 0)),
             Outcome::DataWithResult { data, dw0, dw1 } => {
-                self.respond_exactly(index, data, must_reply, (*dw0, *dw1));
+                self.respond_exactly(index, data, must_reply, (dw0, dw1));
             }
             Outcome::Done | Outcome::Result { .. } if must_reply => {
                 self.respond(index, Status::internal_error(), 0, 0);
             }
             Outcome::Done => self.respond(index, Status::success(), 0, 0),
-            Outcome::Result { dw0, dw1 } => self.respond(index, Status::success(), *dw0, *dw1),
+            Outcome::Result { dw0, dw1 } => self.respond(index, Status::success(), dw0, dw1),
         }
     }
 
-    fn respond_exactly(&mut self, index: u16, data: &[u8], exactly: bool, result: (u32, u32)) {
+    fn respond_exactly(&mut self, index: u16, data: Buffer, exactly: bool, result: (u32, u32)) {
         let reply_max = self.slots.at(index).reply_max;
         if data.len() > reply_max || (exactly && data.len() != reply_max) {
             return self.respond(index, Status::internal_error(), 0, 0);
         }
-        self.respond_data(index, data, result.0, result.1);
+        match data.len() < self.inset_min {
+            true => self.respond_data(index, &data, result.0, result.1),
+            false => self.respond_with(index, Reply::Inset(data), result.0, result.1),
+        }
     }
 
     /// A miscompare is the first half's failure and takes the second with it; any other failure is
@@ -662,13 +726,32 @@ impl TargetConnection {
         if data.is_empty() {
             return self.respond(index, Status::success(), dw0, dw1);
         }
+        self.respond_with(index, Reply::Copied(data), dw0, dw1);
+    }
+
+    fn respond_with(&mut self, index: u16, reply: Reply<'_>, dw0: u32, dw1: u32) {
         if let Phase::Live(_) = self.phase {
             self.advance_head();
             let is_plain = !self.queue.flow_control && dw0 == 0 && dw1 == 0;
             let command_id = self.slots.at(index).entry.command_id();
             let place = DataPlace { command_id, transfer_tag: 0, offset: 0 };
             let flags = FLAG_LAST | if is_plain { FLAG_SUCCESS } else { 0 };
-            self.writer.data(&mut self.output, PduKind::C2hData, flags, place, data);
+            match reply {
+                Reply::Copied(data) => {
+                    self.writer.data(&mut self.output, PduKind::C2hData, flags, place, data);
+                }
+                Reply::Inset(data) => {
+                    self.inset_bytes += data.len();
+                    let inset = self.writer.data_around(
+                        &mut self.output,
+                        PduKind::C2hData,
+                        flags,
+                        place,
+                        data,
+                    );
+                    self.insets.push_back(inset);
+                }
+            }
             if !is_plain {
                 self.write_completion(index, Status::success(), dw0, dw1);
             }
@@ -826,6 +909,10 @@ impl TargetConnection {
     }
 
     fn held_bytes(&self) -> usize {
-        self.queued_bytes + self.surfaced_bytes + self.output.len()
+        self.queued_bytes + self.surfaced_bytes + self.unsent_bytes()
+    }
+
+    fn unsent_bytes(&self) -> usize {
+        self.output.len() + self.inset_bytes
     }
 }

@@ -361,16 +361,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_fragmentation_gives_the_same_data(
+    fn any_fragmentation_gives_the_same_data_copied_or_in_place(
         pieces in proptest::collection::vec(1usize..3000, 1..20),
         digests in digests(),
         flow_control in any::<bool>(),
+        in_place_from in proptest::option::of(512usize..60_000),
         writes in proptest::collection::vec((0u64..4000, 1u32..300, any::<u8>()), 1..12),
     ) {
         let options = ConnectionOptions { digests, flow_control, ..options(SUBSYSTEM) };
         let mut disk = Disk::new();
         let (_controller, mut io) = host(&target(), &mut disk, options);
         io.pieces = pieces.into();
+        in_place_from.into_iter().for_each(|bytes| io.spare_copies(bytes));
         let mut expected = vec![0; BLOCKS as usize * 512];
         for (lba, blocks, seed) in writes {
             let data = pattern(blocks as usize * 512, seed);

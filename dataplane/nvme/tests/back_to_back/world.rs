@@ -165,6 +165,8 @@ pub(crate) struct Wire {
     pub(crate) pieces: VecDeque<usize>,
     pub(crate) to_target: Vec<u8>,
     pub(crate) to_host: Vec<u8>,
+    /// Whether both ends receive data where it rests, and the target sends it from there.
+    in_place: bool,
 }
 
 impl Wire {
@@ -177,19 +179,49 @@ impl Wire {
             pieces: VecDeque::new(),
             to_target: Vec::new(),
             to_host: Vec::new(),
+            in_place: false,
         }
+    }
+
+    /// Does what reactors do to spare copies, for data of at least `bytes` bytes.
+    pub(crate) fn spare_copies(&mut self, bytes: usize) {
+        self.in_place = true;
+        self.target.inset_from(bytes);
+    }
+
+    /// What the target sends, as it goes onto the wire.
+    fn take_from_target(&mut self) {
+        let (mut bytes, mut insets) = (Vec::new(), VecDeque::new());
+        self.target.take_output(&mut bytes, &mut insets);
+        let mut from = 0;
+        for inset in insets {
+            self.to_host.extend_from_slice(&bytes[from..inset.at]);
+            self.to_host.extend_from_slice(&inset.bytes);
+            from = inset.at;
+        }
+        self.to_host.extend_from_slice(&bytes[from..]);
     }
 
     /// Moves bytes both ways, without executing requests; whether anything moved.
     pub(crate) fn exchange(&mut self) -> bool {
         self.to_target.append(self.host.output());
-        self.to_host.append(self.target.output());
+        self.take_from_target();
         let moved = !self.to_target.is_empty() || !self.to_host.is_empty();
         let (incoming, mut from) = (std::mem::take(&mut self.to_target), 0);
         while from < incoming.len() && self.target.wants_input() {
             let to = from + self.piece(incoming.len() - from);
-            self.target.receive(&incoming[from..to], self.now);
-            from = to;
+            from += match self.target.receive_room().filter(|_| self.in_place) {
+                Some(room) => {
+                    let length = room.len().min(to - from);
+                    room[..length].copy_from_slice(&incoming[from..from + length]);
+                    self.target.received_in_place(length, self.now);
+                    length
+                }
+                None => {
+                    self.target.receive(&incoming[from..to], self.now);
+                    to - from
+                }
+            };
         }
         self.to_target = incoming[from..].to_vec();
         self.deliver_to_host();
@@ -198,7 +230,7 @@ impl Wire {
 
     /// Moves what the target put out, and nothing the other way.
     pub(crate) fn exchange_to_host(&mut self) {
-        self.to_host.append(self.target.output());
+        self.take_from_target();
         self.deliver_to_host();
     }
 
@@ -206,8 +238,18 @@ impl Wire {
         let (incoming, mut from) = (std::mem::take(&mut self.to_host), 0);
         while from < incoming.len() {
             let to = from + self.piece(incoming.len() - from);
-            self.host.receive(&incoming[from..to], self.now);
-            from = to;
+            from += match self.host.receive_room().filter(|_| self.in_place) {
+                Some(room) => {
+                    let length = room.len().min(to - from);
+                    room[..length].copy_from_slice(&incoming[from..from + length]);
+                    self.host.received_in_place(length, self.now);
+                    length
+                }
+                None => {
+                    self.host.receive(&incoming[from..to], self.now);
+                    to - from
+                }
+            };
         }
     }
 
