@@ -117,6 +117,13 @@ impl Clone for Buffer {
     }
 }
 
+/// Another buffer with the same bytes, which are copied: for tests and tools that explore.
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        Buffer::copy_of(self)
+    }
+}
+
 impl fmt::Debug for Buffer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Buffer({} bytes)", self.length)

@@ -11,7 +11,7 @@ pub type Payload = Arc<Buffer>;
 
 /// A request of a host, by whatever protocol. Offsets and lengths in bytes, multiples of the
 /// volume's block; checked against the volume's size by the mirror too.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HostRequest {
     /// Chosen by the caller, unique among those not yet answered.
     pub id: HostTag,
@@ -26,7 +26,7 @@ pub struct HostRequest {
 pub struct HostTag(pub u64);
 
 /// What a host wants. A write that was submitted is never cancelled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum HostOperation {
     /// Read `length` bytes.
     Read {
@@ -84,7 +84,7 @@ pub const RECORD_BYTES_MAX: usize = 3_000;
 pub const TRANSFER_MAX: u32 = 1 << 20;
 
 /// What became of a request of a host.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum HostOutcome {
     /// Done, durable on every in-sync leg.
     Done,
@@ -112,7 +112,7 @@ pub enum HostOutcome {
 }
 
 /// Something that the reactor must do for a mirror.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Action {
     /// Do I/O on a local leg; answer with `Mirror::device_done` exactly once per tag, in any order.
     Device(DeviceRequest),
@@ -186,7 +186,7 @@ pub enum Access {
 }
 
 /// I/O on a local leg, in the leg's own space (its header and maps come first).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DeviceRequest {
     /// The mirror's name for it.
     pub tag: DeviceTag,
@@ -199,7 +199,7 @@ pub struct DeviceRequest {
 }
 
 /// What to do on a device. Writes and zeroes complete only when they survive a power cut.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum DeviceKind {
     /// Read this many bytes.
     Read {

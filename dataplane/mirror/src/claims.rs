@@ -16,7 +16,7 @@ pub(crate) enum Claim {
     Copy,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Range {
     key: u64,
     claim: Claim,
@@ -36,7 +36,7 @@ impl Range {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Claims {
     held: Vec<Range>,
     waiting: VecDeque<Range>,

@@ -43,6 +43,7 @@ enum Step {
     Writing,
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Job {
     volume: usize,
     region: u64,
@@ -52,6 +53,7 @@ pub(crate) struct Job {
     sent: Duration,
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Copier {
     purpose: Purpose,
     full: bool,

@@ -5,7 +5,7 @@ use crate::keeper::{Client, Keeper, KeeperEvent, LegFault, LegOperation};
 use crate::lease::Grants;
 use crate::link::{Bar, Control, ControlReply, LinkRefusal, LinkReply, MAP_REGIONS_MAX};
 use crate::owner::{Context, LinkPurpose, Owner, OwnerCall};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use voute_buffer::Buffer;
 use voute_schemas::command::Escalation;
@@ -25,12 +25,13 @@ pub(crate) struct View<'a> {
     pub(crate) grants: &'a Grants,
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Group {
     pub(crate) spec: GroupSpec,
     pub(crate) keeper: Keeper,
     pub(crate) owner: Option<Owner>,
     /// Control messages of the peer that a keeper's `Done` answers.
-    marks: HashSet<IncomingTag>,
+    marks: BTreeSet<IncomingTag>,
     told: bool,
     /// Who held a bar here since this process started, apart from this node: it may hold a lease.
     barred_for: BTreeSet<NodeId>,
@@ -43,7 +44,7 @@ impl Group {
             spec,
             keeper,
             owner: None,
-            marks: HashSet::new(),
+            marks: BTreeSet::new(),
             told: false,
             barred_for: BTreeSet::new(),
         }

@@ -69,6 +69,7 @@ pub(crate) enum LegFault {
 }
 
 /// What a keeper tells its group.
+#[derive(Clone, Debug)]
 pub(crate) enum KeeperEvent {
     /// A request on a leg ended.
     Done(Client, Result<Option<Buffer>, LegFault>),
@@ -81,6 +82,7 @@ pub(crate) enum KeeperEvent {
 }
 
 /// What a device request of a keeper was for.
+#[derive(Clone, Debug)]
 pub(crate) enum DevicePurpose {
     LoadHeader { leg: usize },
     LoadPages { leg: usize, first: u64 },
@@ -92,12 +94,14 @@ pub(crate) enum DevicePurpose {
 }
 
 /// What is done on a leg.
+#[derive(Clone, Debug)]
 pub(crate) enum LegOperation {
     Read { offset: u64, length: u32 },
     Write { offset: u64, data: Payload },
     Zero { offset: u64, length: u64, release: bool },
 }
 
+#[derive(Clone, Debug)]
 struct Operation {
     client: Client,
     leg: usize,
@@ -109,6 +113,7 @@ struct Operation {
 }
 
 /// What waits for a write of metadata.
+#[derive(Clone, Debug)]
 enum Waiter {
     Client(Client),
     /// One of several headers, after all of which a client is answered.
@@ -122,7 +127,7 @@ enum Waiter {
 }
 
 /// One write at a time of a page or header; whoever comes meanwhile waits for the next.
-#[derive(Default)]
+#[derive(Clone, Default, Debug)]
 struct Writer {
     writing: bool,
     under_way: Vec<Waiter>,
@@ -130,6 +135,7 @@ struct Writer {
     again: bool,
 }
 
+#[derive(Clone, Debug)]
 enum Condition {
     Loading,
     Formatting,
@@ -138,6 +144,7 @@ enum Condition {
     Failed { retry_at: Option<Duration>, detail: &'static str },
 }
 
+#[derive(Clone, Debug)]
 struct Leg {
     id: LegId,
     spec: VolumeSpec,
@@ -165,6 +172,7 @@ struct Leg {
     record_is_live: bool,
 }
 
+#[derive(Clone, Debug)]
 struct Barring {
     token: Token,
     client: Client,
@@ -172,12 +180,14 @@ struct Barring {
     headers: Option<usize>,
 }
 
+#[derive(Clone, Debug)]
 struct Joint {
     client: Client,
     left: usize,
     fault: Option<LegFault>,
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Keeper {
     pub(crate) life: u64,
     cluster: ClusterId,

@@ -14,6 +14,7 @@ use voute_schemas::{GroupId, NodeId};
 const REVOCATIONS_MAX: usize = 65_536;
 
 /// As owner: what a peer granted.
+#[derive(Clone, Debug)]
 pub(crate) struct Lease {
     /// When the youngest grant was asked for, and the grantor's process.
     granted: Option<(Duration, u64)>,
@@ -76,6 +77,7 @@ fn signed_ms(time: Duration) -> i64 {
 }
 
 /// As keeper: what was granted to others.
+#[derive(Clone, Debug)]
 pub(crate) struct Grants {
     started: Duration,
     session: u64,

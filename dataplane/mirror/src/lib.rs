@@ -63,6 +63,7 @@ pub struct Identity {
 }
 
 /// All groups of one reactor.
+#[derive(Clone, Debug)]
 pub struct Mirror {
     identity: Identity,
     groups: BTreeMap<GroupId, Group>,

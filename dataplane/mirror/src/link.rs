@@ -34,7 +34,7 @@ pub const CONTROL_REPLY_BYTES_MAX: usize = 1 << 20;
 pub struct Bar(pub u32);
 
 /// A request to a peer's keeper.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum LinkRequest {
     /// Write to the peer's leg, durably.
     Write {
@@ -267,7 +267,7 @@ pub struct LegReport {
 }
 
 /// A peer's answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum LinkReply {
     /// A write or zero is durable there.
     Done,

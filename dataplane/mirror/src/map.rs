@@ -15,6 +15,7 @@
 //! | 64..2080 | dirty plane, bit 0 of byte 0 first |
 //! | 2080..4096 | written plane |
 
+use std::fmt;
 use voute_schemas::LegId;
 
 /// Size of a page, bytes.
@@ -86,6 +87,13 @@ impl Bits {
 
     pub(crate) fn len(&self) -> u64 {
         self.length
+    }
+}
+
+impl fmt::Debug for Bits {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} of ", self.length)?;
+        formatter.debug_set().entries(self.ones()).finish()
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use voute_schemas::{GroupId, LegId, NodeId};
 
 /// For whom an I/O on a local leg is done.
+#[derive(Clone, Debug)]
 pub(crate) enum DeviceClient {
     /// The keeper of a group, by its life: a group that went and came back has another keeper.
     Keeper(GroupId, u64, DevicePurpose),
@@ -17,6 +18,7 @@ pub(crate) enum DeviceClient {
 }
 
 /// For whom a request to a peer is sent.
+#[derive(Clone, Debug)]
 pub(crate) enum LinkClient {
     /// The owner of a group, and the round (see [`crate::peer::Peer`]) in which it was sent.
     Owner(GroupId, u64, LinkPurpose),
@@ -24,6 +26,7 @@ pub(crate) enum LinkClient {
     Grant(NodeId, std::time::Duration),
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Out {
     pub(crate) actions: VecDeque<Action>,
     pub(crate) devices: Pending<DeviceClient>,

@@ -125,6 +125,7 @@ impl Asked {
     }
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Owner {
     pub(crate) life: u64,
     pub(crate) group: GroupId,

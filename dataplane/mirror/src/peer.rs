@@ -50,6 +50,7 @@ enum Step {
     Ready,
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) node: NodeId,
     pub(crate) site: SiteId,

@@ -1,7 +1,10 @@
 //! Names for requests under way.
 
+use std::fmt;
+
 /// A slab whose keys are never reused for another entry: a late answer to a request that is gone
 /// finds nothing.
+#[derive(Clone)]
 pub(crate) struct Pending<T> {
     entries: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
@@ -56,6 +59,14 @@ impl<T> Pending<T> {
     pub(crate) fn keys(&self) -> Vec<u64> {
         let living = self.entries.iter().enumerate().filter(|(_, entry)| entry.1.is_some());
         living.map(|(index, entry)| key(u32::try_from(index).expect("bounded"), entry.0)).collect()
+    }
+}
+
+/// Only what is under way: two slabs with the same entries look the same, whatever was in them before.
+impl<T: fmt::Debug> fmt::Debug for Pending<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entries = self.keys().into_iter().filter_map(|key| Some((key, self.get(key)?)));
+        formatter.debug_map().entries(entries).finish()
     }
 }
 

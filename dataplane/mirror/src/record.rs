@@ -45,6 +45,7 @@ enum AtLeg {
     Done,
 }
 
+#[derive(Clone, Debug)]
 struct Put {
     host: HostTag,
     volume: usize,
@@ -55,6 +56,7 @@ struct Put {
     since: Duration,
 }
 
+#[derive(Clone, Debug)]
 struct Confirm {
     host: HostTag,
     arrived: Duration,
@@ -63,7 +65,7 @@ struct Confirm {
 }
 
 /// Puts and confirmations under way.
-#[derive(Default)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Records {
     puts: VecDeque<Put>,
     confirms: Vec<Confirm>,

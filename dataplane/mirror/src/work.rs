@@ -29,6 +29,7 @@ pub(crate) const HOT_REGIONS_MAX: usize = 128;
 /// Zeroing goes in steps of so many bytes.
 const ZERO_STEP_BYTES: u64 = 64 << 20;
 
+#[derive(Clone, Debug)]
 pub(crate) struct VolumeState {
     pub(crate) spec: VolumeSpec,
     pub(crate) claims: Claims,
@@ -44,7 +45,7 @@ pub(crate) struct VolumeState {
     pub(crate) record_is_told: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default, Debug)]
 struct Hot {
     unconfirmed: u32,
     used: u64,
@@ -148,6 +149,7 @@ enum AtLeg {
     Done,
 }
 
+#[derive(Clone, Debug)]
 enum Kind {
     Read { offset: u64, length: u32 },
     Write { offset: u64, data: Payload },
@@ -155,6 +157,7 @@ enum Kind {
     CompareAndWrite { offset: u64, expected: Payload, data: Payload },
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Work {
     /// `None` once answered.
     host: Option<HostTag>,
