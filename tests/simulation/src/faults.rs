@@ -1,0 +1,478 @@
+//! What goes wrong, when, and how it is put right.
+
+use crate::disk::Ailment;
+use crate::network::Place;
+use crate::stream::SERVING;
+use crate::world::{Event, World};
+use std::time::Duration;
+use uuid::Uuid;
+use voute_schemas::command::{Command, LegRequest};
+use voute_schemas::event::{ConditionSource, SiteCondition};
+use voute_schemas::{LegId, SiteId};
+
+/// What ends a fault.
+#[derive(Clone, Debug)]
+pub(crate) enum Repair {
+    Network { one: Place, other: Place },
+    Device { node: usize },
+    LogUp,
+    LogReached { control: usize },
+    LogCalm,
+    Signal { site: SiteId },
+}
+
+/// What people ask for.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    Move { volume: usize },
+    Grow { volume: usize },
+    RemoveLeg { volume: usize },
+    AddLeg { volume: usize },
+}
+
+/// Around a fault, hosts are busy for so long.
+const BUSY: Duration = Duration::from_millis(400);
+
+impl World {
+    /// Injects one, and plans the next.
+    pub(crate) fn fault(&mut self) {
+        self.check_time();
+        if self.now >= self.faults_until || self.is_healing {
+            return;
+        }
+        self.hosts.busy_until = self.now + BUSY;
+        for worker in 0..6 * self.founded.volumes.len() {
+            if self.random.chance(50) {
+                let delay = self.random.millis(1, 30);
+                self.after(delay, Event::HostIssue { worker });
+            }
+        }
+        // It comes while hosts are at it.
+        match self.random.below(100) {
+            0..=17 => self.fail_node(),
+            18..=39 => self.fail_network(),
+            40..=54 => self.fail_device(),
+            55..=64 => self.fail_log(),
+            65..=70 => self.fail_control(),
+            71..=85 => self.give_order(),
+            86..=88 => self.signal(),
+            89..=91 => self.fail_site(),
+            _ => self.break_connections(),
+        }
+        let pause = match self.random.below(4) {
+            0 => self.random.millis(1, 100),
+            1 => self.random.millis(50, 1_000),
+            _ => self.random.millis(200, 4_000),
+        };
+        self.after(pause, Event::Fault);
+    }
+
+    /// A memory must not be lost while it is the only whole copy of anything.
+    fn may_end(&self, node: usize) -> bool {
+        let id = self.nodes[node].id;
+        !self.founded.is_memory[node]
+            || (0..self.founded.volumes.len()).all(|volume| {
+                self.group(volume).is_some_and(|group| {
+                    group.owner != id
+                        && group.sides.iter().any(|side| side.node != id && side.in_sync)
+                })
+            })
+    }
+
+    fn fail_node(&mut self) {
+        let node = self.random.index(2);
+        if !self.nodes[node].is_up() || !self.may_end(node) {
+            return;
+        }
+        if self.random.chance(50) {
+            self.note_fault("process killed");
+            self.kill_node(node);
+        } else {
+            self.note_fault("power cut");
+            self.cut_power(node);
+        }
+        let quick = self.random.chance(40);
+        let delay = if quick { self.random.millis(1, 300) } else { self.random.millis(300, 8_000) };
+        self.after(delay, Event::StartNode { node });
+    }
+
+    fn fail_network(&mut self) {
+        let (one, other) = match self.random.below(10) {
+            0..=4 => (Place::Node(0), Place::Node(1)),
+            5..=7 => (Place::Node(self.random.index(2)), Place::Control(SERVING)),
+            _ => (Place::Hosts, Place::Node(self.random.index(2))),
+        };
+        let now = self.now;
+        match self.random.below(10) {
+            0 | 1 => {
+                self.note_fault("link slow");
+                let until = now + self.random.millis(10, 4_000);
+                self.network.slow_down(one, other, until);
+                self.network.slow_down(other, one, until);
+                return;
+            }
+            2..=4 => {
+                self.note_fault("link cut one way");
+                let (from, to) = if self.random.chance(50) { (one, other) } else { (other, one) };
+                self.tell(|| format!("nothing gets from {from:?} to {to:?}"));
+                self.network.set_cut(from, to, true);
+            }
+            _ => {
+                self.note_fault("link cut");
+                self.tell(|| format!("nothing gets between {one:?} and {other:?}"));
+                self.network.set_cut(one, other, true);
+                self.network.set_cut(other, one, true);
+            }
+        }
+        self.feel_cut(one, other);
+        let delay = self.random.millis(20, 9_000);
+        self.after(delay, Event::Mend { repair: Repair::Network { one, other } });
+    }
+
+    fn feel_cut(&mut self, one: Place, other: Place) {
+        match (one, other) {
+            (Place::Node(_), Place::Node(_)) => self.doubt_channels(),
+            (Place::Hosts, Place::Node(node)) => self.doubt_path(node),
+            _ => self.doubt_streams(),
+        }
+    }
+
+    fn break_connections(&mut self) {
+        self.note_fault("connection broken");
+        match self.random.below(3) {
+            0 => {
+                self.disconnect(0);
+                self.disconnect(1);
+            }
+            1 => {
+                let node = self.random.index(2);
+                self.reset_path(node);
+            }
+            _ => {
+                let node = self.random.index(2);
+                self.reset_streams(|it| it == node);
+            }
+        }
+    }
+
+    fn fail_device(&mut self) {
+        let node = self.random.index(2);
+        let now = self.now;
+        match self.random.below(10) {
+            0 | 1 => {
+                self.note_fault("device hangs");
+                self.nodes[node].hung_until = now + self.random.millis(10, 8_000);
+                self.tell(|| format!("node {node}'s device hangs"));
+            }
+            2 => {
+                self.note_fault("device slow");
+                self.nodes[node].slow_until = now + self.random.millis(10, 4_000);
+            }
+            3 => self.lose_content(node),
+            4 => self.restore_image(node),
+            _ => self.ail(node),
+        }
+    }
+
+    /// A device fails in some way for a while; only one at a time.
+    fn ail(&mut self, node: usize) {
+        if self.nodes.iter().any(|node| node.disk.ailment.is_some()) {
+            return;
+        }
+        let (ailment, name) = match self.random.below(8) {
+            0 => (Ailment::Dead, "device dead"),
+            1 => (Ailment::ReadOnly, "device read-only"),
+            2 => (Ailment::Full, "device full"),
+            3 | 4 => (Ailment::Flaky, "device flaky"),
+            5 => (Ailment::WrongReads(self.random.next()), "wrong reads of maps"),
+            _ => (Ailment::BadBlocks(self.random.next()), "bad blocks"),
+        };
+        self.note_fault(name);
+        self.tell(|| format!("node {node}'s device: {ailment:?}"));
+        if matches!(ailment, Ailment::WrongReads(_)) {
+            self.checks.maps_are_lost();
+        }
+        self.nodes[node].disk.ailment = Some(ailment);
+        let delay = self.random.millis(10, 6_000);
+        self.after(delay, Event::Mend { repair: Repair::Device { node } });
+    }
+
+    /// A device comes back empty, with its node: only where another side has everything.
+    fn lose_content(&mut self, node: usize) {
+        if !self.others_suffice(node) || !self.nodes[node].is_up() {
+            return;
+        }
+        self.note_fault("device replaced");
+        self.cut_power(node);
+        self.nodes[node].disk.forget();
+        self.checks.maps_are_lost();
+        let delay = self.random.millis(100, 4_000);
+        self.after(delay, Event::StartNode { node });
+    }
+
+    /// Whether every group has an in-sync side elsewhere that owns it and is up.
+    fn others_suffice(&self, node: usize) -> bool {
+        let other = &self.nodes[1 - node];
+        other.is_up()
+            && other.disk.ailment.is_none()
+            && (0..self.founded.volumes.len())
+                .all(|volume| self.group(volume).is_some_and(|group| group.owner == other.id))
+    }
+
+    /// A leg comes back as it was some time ago. Only where it is out by the log: before, nobody
+    /// could tell (docs/mirror-rules.md rule 9).
+    fn restore_image(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        let is_out = (0..self.founded.volumes.len()).all(|volume| {
+            self.group(volume).is_some_and(|group| {
+                group.owner != id && group.side_of(id).is_some_and(|side| !side.in_sync)
+            })
+        });
+        match self.images[node].take() {
+            Some(image) if is_out && !self.nodes[node].is_up() && !self.founded.is_memory[node] => {
+                self.note_fault("old image restored");
+                self.tell(|| format!("an old image is restored at node {node}"));
+                self.nodes[node].disk.restore(image);
+                self.checks.maps_are_lost();
+            }
+            Some(image) => self.images[node] = Some(image),
+            None => self.images[node] = Some(self.nodes[node].disk.image()),
+        }
+    }
+
+    fn fail_log(&mut self) {
+        let delay = self.random.millis(20, 8_000);
+        match self.random.below(8) {
+            0 | 1 => {
+                self.note_fault("log down");
+                self.tell(|| "the log does not answer".to_owned());
+                self.log.inner().is_up = false;
+                self.after(delay, Event::Mend { repair: Repair::LogUp });
+            }
+            2 => {
+                let control = self.random.index(2);
+                self.note_fault("log not reached");
+                self.log.inner().reached[control] = false;
+                self.after(delay, Event::Mend { repair: Repair::LogReached { control } });
+            }
+            3 | 4 => {
+                self.note_fault("log loses acknowledgements");
+                self.log.inner().lost_acks = 60;
+                self.after(delay, Event::Mend { repair: Repair::LogCalm });
+            }
+            5 if self.seed % 8 == 5 => {
+                self.note_fault("log forgets its end");
+                let count = 1 + self.random.index(3);
+                self.tell(|| format!("the log forgets its last {count} commits"));
+                self.log.inner().forget(count);
+                self.tell_followers();
+            }
+            _ => {
+                let control = self.random.index(2);
+                self.note_fault("log shows less");
+                self.log.inner().lag[control] = 1 + self.random.index(4);
+                self.after(delay, Event::Mend { repair: Repair::LogCalm });
+            }
+        }
+    }
+
+    fn fail_control(&mut self) {
+        let control = if self.random.chance(70) { SERVING } else { 1 };
+        self.note_fault("control process killed");
+        self.kill_control(control);
+        let delay = self.random.millis(10, 5_000);
+        self.after(delay, Event::StartControl { control });
+    }
+
+    /// A site goes dark: its node, and its links with it. The witness site has the log's third vote
+    /// and the control process that signs.
+    fn fail_site(&mut self) {
+        match self.random.index(3) {
+            2 => {
+                self.note_fault("witness site lost");
+                self.kill_control(SERVING);
+                self.log.inner().is_up = false;
+                let delay = self.random.millis(100, 6_000);
+                self.after(delay, Event::StartControl { control: SERVING });
+                self.after(delay, Event::Mend { repair: Repair::LogUp });
+            }
+            node if self.nodes[node].is_up() && self.may_end(node) => {
+                self.note_fault("site lost");
+                self.cut_power(node);
+                for other in [Place::Node(1 - node), Place::Control(SERVING), Place::Hosts] {
+                    let one = Place::Node(node);
+                    self.network.set_cut(one, other, true);
+                    self.network.set_cut(other, one, true);
+                    let delay = self.random.millis(1_000, 8_000);
+                    self.after(delay, Event::Mend { repair: Repair::Network { one, other } });
+                }
+                let delay = self.random.millis(2_000, 9_000);
+                self.after(delay, Event::StartNode { node });
+            }
+            _ => {}
+        }
+    }
+
+    /// Somebody outside says that a site is going: sometimes it does.
+    fn signal(&mut self) {
+        let node = self.random.index(2);
+        let site = self.founded.sites[node];
+        self.note_fault("signal of power loss");
+        self.tell(|| format!("site {node} is said to lose power"));
+        self.report_condition(site, SiteCondition::PowerLost);
+        if self.random.chance(50) && self.nodes[node].is_up() && self.may_end(node) {
+            self.cut_power(node);
+            let delay = self.random.millis(500, 6_000);
+            self.after(delay, Event::StartNode { node });
+        }
+        let delay = self.random.millis(500, 6_000);
+        self.after(delay, Event::Mend { repair: Repair::Signal { site } });
+    }
+
+    fn report_condition(&mut self, site: SiteId, condition: SiteCondition) {
+        let (source, detail) = (ConditionSource::Signal, String::new());
+        let command = Command::ReportSiteCondition { site, condition, source, detail };
+        self.ask(SERVING, command, None);
+    }
+
+    // ---- people --------------------------------------------------------------------------------
+
+    fn give_order(&mut self) {
+        let volume = self.random.index(self.founded.volumes.len());
+        match self.random.below(12) {
+            0 => self.admin(Order::Grow { volume }),
+            1 | 2 => {
+                self.admin(Order::RemoveLeg { volume });
+                let delay = self.random.millis(5, 3_000);
+                self.after(delay, Event::Admin { order: Order::AddLeg { volume } });
+            }
+            _ => {
+                let moves = if self.random.chance(30) { 1 + self.random.below(5) } else { 1 };
+                let mut delay = Duration::ZERO;
+                for _ in 0..moves {
+                    self.after(delay, Event::Admin { order: Order::Move { volume } });
+                    delay += self.random.micros(100, 40_000);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn admin(&mut self, order: Order) {
+        let control = self.random.index(2);
+        let volume = match &order {
+            Order::Move { volume }
+            | Order::Grow { volume }
+            | Order::RemoveLeg { volume }
+            | Order::AddLeg { volume } => *volume,
+        };
+        let founded = self.founded.volumes[volume];
+        let state = self.controls[control].state();
+        let (Some(group), Some(known)) = (state.group(founded.group), state.volume(founded.volume))
+        else {
+            return;
+        };
+        let other = group.sides.iter().find(|side| side.node != group.owner);
+        let command = match order {
+            Order::Move { .. } => {
+                let Some(to) = other.map(|side| side.site) else { return };
+                Command::MoveOwner { group: founded.group, to }
+            }
+            Order::Grow { .. } => {
+                let size_bytes = known.size_bytes + (1 << 20);
+                if size_bytes > crate::host::BLOCKS_MAX * crate::BLOCK {
+                    return;
+                }
+                Command::ResizeVolume { volume: founded.volume, size_bytes }
+            }
+            Order::RemoveLeg { .. } => {
+                let leg = known.legs.iter().find(|leg| leg.node != group.owner);
+                let Some(leg) = leg.map(|leg| leg.leg) else { return };
+                Command::RemoveLeg { volume: founded.volume, leg }
+            }
+            Order::AddLeg { .. } => {
+                let Some(there) = known.legs.first().filter(|_| known.legs.len() == 1) else {
+                    return;
+                };
+                let there = self.founded.nodes.iter().position(|node| *node == there.node);
+                let pool = self.founded.pools[1 - there.unwrap_or(0)];
+                let leg = LegId(Uuid::from_u128(1 << 100 | u128::from(self.names) + 1));
+                self.names += 1;
+                Command::AddLeg { volume: founded.volume, leg: LegRequest { leg, pool } }
+            }
+        };
+        self.note_fault(command.name());
+        self.tell(|| format!("a person asks control {control}: {command:?}"));
+        self.ask(control, command, None);
+    }
+
+    // ---- repairs -------------------------------------------------------------------------------
+
+    pub(crate) fn mend(&mut self, repair: Repair) {
+        match repair {
+            Repair::Network { one, other } => {
+                self.tell(|| format!("{one:?} and {other:?} reach each other"));
+                self.network.set_cut(one, other, false);
+                self.network.set_cut(other, one, false);
+            }
+            Repair::Device { node } => {
+                self.nodes[node].disk.ailment = None;
+                self.tell(|| format!("node {node}'s device works again"));
+            }
+            Repair::LogUp => {
+                self.log.inner().is_up = true;
+                self.tell(|| "the log answers again".to_owned());
+                self.tell_followers();
+            }
+            Repair::LogReached { control } => {
+                self.log.inner().reached[control] = true;
+                self.tell_followers();
+            }
+            Repair::LogCalm => {
+                {
+                    let mut log = self.log.inner();
+                    log.lost_acks = 0;
+                    log.lag = [0, 0];
+                }
+                self.tell_followers();
+            }
+            Repair::Signal { site } => self.report_condition(site, SiteCondition::Normal),
+        }
+    }
+
+    /// Ends all faults. What a log forgot is put back by people, from what sites hold.
+    pub(crate) fn heal(&mut self) {
+        self.tell(|| "all faults end".to_owned());
+        self.is_healing = true;
+        self.network.heal();
+        let forgot = self.log.inner().forgot();
+        {
+            let mut log = self.log.inner();
+            log.is_up = true;
+            log.reached = [true; 2];
+            log.lost_acks = 0;
+            log.lag = [0; 2];
+            log.recover();
+        }
+        for control in 0..2 {
+            if forgot || self.controls[control].stopped.is_some() {
+                self.kill_control(control);
+            }
+            self.start_control(control);
+        }
+        self.tell_followers();
+        for node in 0..2 {
+            self.nodes[node].disk.ailment = None;
+            self.nodes[node].slow_until = Duration::ZERO;
+            self.nodes[node].hung_until = self.now;
+            self.start_node(node);
+        }
+        self.run_for(Duration::from_millis(2_000));
+        for site in self.founded.sites {
+            self.report_condition(site, SiteCondition::Normal);
+        }
+        for volume in 0..self.founded.volumes.len() {
+            self.admin(Order::AddLeg { volume });
+        }
+        self.hosts.busy_until = self.now + Duration::from_millis(100);
+    }
+}
