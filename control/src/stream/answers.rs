@@ -12,7 +12,7 @@ const UNDER_WAY_MAX: usize = 64;
 
 /// What became of a node's youngest escalations.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub struct Answers {
     known: HashMap<EscalationId, Option<Vec<EscalationOutcome>>>,
     order: VecDeque<EscalationId>,
     under_way: usize,
@@ -20,7 +20,7 @@ pub(super) struct Answers {
 
 /// What to do with an escalation.
 #[derive(Debug, PartialEq)]
-pub(super) enum Take {
+pub enum Take {
     /// Decide it.
     Decide,
     /// Answer it as before.
@@ -30,7 +30,8 @@ pub(super) enum Take {
 }
 
 impl Answers {
-    pub(super) fn take(&mut self, id: EscalationId) -> Take {
+    /// What to do with this escalation.
+    pub fn take(&mut self, id: EscalationId) -> Take {
         match self.known.get(&id) {
             Some(Some(outcomes)) => return Take::Answer(outcomes.clone()),
             Some(None) => return Take::Ignore,
@@ -58,7 +59,7 @@ impl Answers {
     }
 
     /// Keeps an answer; `None` if there is none, so that a repetition is decided again.
-    pub(super) fn answered(&mut self, id: EscalationId, outcomes: Option<Vec<EscalationOutcome>>) {
+    pub fn answered(&mut self, id: EscalationId, outcomes: Option<Vec<EscalationOutcome>>) {
         self.under_way = self.under_way.saturating_sub(1);
         if outcomes.is_some() {
             self.known.insert(id, outcomes);

@@ -330,20 +330,8 @@ async fn decide(
     }
 }
 
-/// A hand-over needs, like every unplanned move, a side that vouches for its legs now
-/// (docs/mirror-rules.md rule 6): what the old owner saw when it asked may be long ago.
 fn is_vouched(app: &App, node: NodeId, request: &Escalation) -> bool {
-    let Escalation::HandOver { group: id, epoch, .. } = request else { return true };
-    let state = app.service.state();
-    // Decided, and refused with its reason, where the groups are known.
-    let Some(group) = state.group(*id).filter(|group| group.epoch == *epoch) else { return true };
-    let nodes = app.observed.nodes();
-    let vouches = |side: NodeId| {
-        let observed = nodes.get(&side).filter(|it| it.connected_since.is_some());
-        let status = observed.and_then(|it| it.groups.get(id)).filter(|it| it.epoch == *epoch);
-        status.and_then(|it| it.attestation).is_some_and(|attestation| attestation.legs_open)
-    };
-    group.sides.iter().any(|side| side.node != node && side.in_sync && vouches(side.node))
+    super::is_vouched(&app.service.state(), &app.observed.nodes(), node, request)
 }
 
 fn unvouched() -> EscalationOutcome {

@@ -9,18 +9,20 @@
 //! What changed for a node is gathered as a set, not as a queue: a slow node gets fewer and larger
 //! specs, never a longer backlog.
 
-mod answers;
+pub mod answers;
 mod connection;
 mod spec;
 
 pub(crate) use connection::serve;
 
 use crate::domain::{State, Touched, touched};
+use crate::observed::Nodes;
 use crate::service::Changes;
 use answers::Answers;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
+use voute_schemas::command::Escalation;
 use voute_schemas::contract::{Hello, ToNode};
 use voute_schemas::{Event, NodeId};
 
@@ -168,4 +170,20 @@ impl Changes for Streams {
             }
         }
     }
+}
+
+/// A hand-over needs, like every unplanned move, a side that vouches for its legs now
+/// (docs/mirror-rules.md rule 6): what the old owner saw when it asked may be long ago. Every other
+/// request is decided by the log alone.
+#[must_use]
+pub fn is_vouched(state: &State, nodes: &Nodes, node: NodeId, request: &Escalation) -> bool {
+    let Escalation::HandOver { group: id, epoch, .. } = request else { return true };
+    // Decided, and refused with its reason, where the groups are known.
+    let Some(group) = state.group(*id).filter(|group| group.epoch == *epoch) else { return true };
+    let vouches = |side: NodeId| {
+        let observed = nodes.get(&side).filter(|it| it.connected_since.is_some());
+        let status = observed.and_then(|it| it.groups.get(id)).filter(|it| it.epoch == *epoch);
+        status.and_then(|it| it.attestation).is_some_and(|attestation| attestation.legs_open)
+    };
+    group.sides.iter().any(|side| side.node != node && side.in_sync && vouches(side.node))
 }

@@ -30,6 +30,7 @@ mod reservations;
 mod ring;
 mod translation;
 
+pub use agent::escalations::{Answered, Asker, Escalations, WAITING_MAX};
 pub use agent::memory::MemoryError;
 pub use agent::stream::InvalidControl;
 pub use metrics::Metrics;

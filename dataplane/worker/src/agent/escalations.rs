@@ -8,15 +8,15 @@ use voute_schemas::command::Escalation;
 use voute_schemas::contract::{ESCALATIONS_MAX, EscalationOutcome};
 
 /// Most escalations that wait to be sent; more are refused, their mirrors ask again.
-pub(crate) const WAITING_MAX: usize = 65_536;
+pub const WAITING_MAX: usize = 65_536;
 /// Most batches that are out at a time.
 const BATCHES_MAX: usize = 16;
 
 /// Who asked: a shard's mirror, or the node itself.
-pub(crate) type Asker = Option<u16>;
+pub type Asker = Option<u16>;
 
 /// An answered escalation.
-pub(crate) type Answered = (Asker, Escalation, EscalationOutcome);
+pub type Answered = (Asker, Escalation, EscalationOutcome);
 
 struct Batch {
     requests: Vec<(Asker, Escalation)>,
@@ -25,7 +25,7 @@ struct Batch {
 
 /// All that is not answered yet.
 #[derive(Default)]
-pub(crate) struct Escalations {
+pub struct Escalations {
     waiting: VecDeque<(Asker, Escalation)>,
     /// Encodings of all that waits or is out: a mirror that repeats itself adds nothing.
     known: HashSet<Vec<u8>>,
@@ -40,7 +40,7 @@ fn encoding(escalation: &Escalation) -> Vec<u8> {
 
 impl Escalations {
     /// Takes an escalation. `false`: too many wait.
-    pub(crate) fn add(&mut self, asker: Asker, escalation: Escalation) -> bool {
+    pub fn add(&mut self, asker: Asker, escalation: Escalation) -> bool {
         if self.waiting.len() >= WAITING_MAX {
             return false;
         }
@@ -51,7 +51,7 @@ impl Escalations {
     }
 
     /// The next batch to send: one that waited too long for its answer, or a new one.
-    pub(crate) fn next_batch(
+    pub fn next_batch(
         &mut self,
         now: Duration,
         retry: Duration,
@@ -80,18 +80,18 @@ impl Escalations {
     }
 
     /// The stream was lost: everything is to be sent again at once.
-    pub(crate) fn disconnected(&mut self) {
+    pub fn disconnected(&mut self) {
         self.batches.values_mut().for_each(|batch| batch.sent = None);
     }
 
     /// When a batch is to be sent again.
-    pub(crate) fn next_retry(&self, retry: Duration) -> Option<Duration> {
+    pub fn next_retry(&self, retry: Duration) -> Option<Duration> {
         self.batches.values().map(|batch| batch.sent.map_or(Duration::ZERO, |at| at + retry)).min()
     }
 
     /// A batch was answered; an answer to an unknown one (answered before) is nothing. Missing
     /// outcomes count as refused, so that nothing waits for ever.
-    pub(crate) fn answered(
+    pub fn answered(
         &mut self,
         id: EscalationId,
         outcomes: Vec<EscalationOutcome>,
