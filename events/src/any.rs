@@ -1,6 +1,6 @@
 //! Either engine, for programs that choose at their start.
 
-use crate::{AppendError, EmbeddedLog, JetStreamLog, Log, Position, ReadError, StoredCommit};
+use crate::{AppendError, EmbeddedLog, Exchange, JetStreamLog, Log, Position, ReadError, StoredCommit};
 use std::time::Duration;
 use voute_schemas::{Commit, Sequence};
 
@@ -11,6 +11,17 @@ pub enum AnyLog {
     Embedded(EmbeddedLog),
     /// A stream of a nats-server.
     JetStream(JetStreamLog),
+}
+
+impl AnyLog {
+    /// How the control processes of this log speak to each other.
+    #[must_use]
+    pub fn exchange(&self) -> Exchange {
+        match self {
+            AnyLog::Embedded(_) => Exchange::alone(),
+            AnyLog::JetStream(log) => log.exchange(),
+        }
+    }
 }
 
 impl From<EmbeddedLog> for AnyLog {

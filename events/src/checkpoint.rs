@@ -316,6 +316,42 @@ pub fn merge(one: &Checkpoint, other: &Checkpoint) -> Result<Checkpoint, Checkpo
     Ok(Checkpoint(note.render()))
 }
 
+/// What each of these keys validly signed in a checkpoint, each as a checkpoint of its own. Other
+/// signatures are left out.
+///
+/// # Errors
+/// [`CheckpointError`] for what is no checkpoint, or bears a false signature.
+pub fn signatures(
+    checkpoint: &Checkpoint,
+    verifiers: &[Verifier],
+) -> Result<(Claim, Vec<(Verifier, Checkpoint)>), CheckpointError> {
+    let (note, claim) = read(checkpoint)?;
+    let mut signed: Vec<(Verifier, Checkpoint)> = Vec::new();
+    for verifier in verifiers {
+        let is_known = signed.iter().any(|(known, _)| known.key == verifier.key);
+        if is_known || !bears_signature_of(&note, verifier)? {
+            continue;
+        }
+        let id = key_id(verifier);
+        let line = note.signatures.iter().find(|it| it.name == verifier.name && it.key_id == id);
+        let line = line.expect("its signature was verified above").clone();
+        let alone = Note { text: note.text.clone(), signatures: vec![line] };
+        signed.push((verifier.clone(), Checkpoint(alone.render())));
+    }
+    Ok((claim, signed))
+}
+
+/// A verifier from the text that [`crate::note::verifier_text`] writes: `name+id+key`.
+#[must_use]
+pub fn parse_verifier(text: &str) -> Option<Verifier> {
+    let (name, rest) = text.trim().split_once('+')?;
+    let (_, encoded) = rest.split_once('+')?;
+    let bytes = STANDARD.decode(encoded).ok()?;
+    let key = Hash(bytes.strip_prefix(&[ED25519])?.try_into().ok()?);
+    let verifier = Verifier { name: name.to_owned(), key };
+    (crate::note::verifier_text(&verifier) == text.trim()).then_some(verifier)
+}
+
 fn bears_signature_of(note: &Note, verifier: &Verifier) -> Result<bool, CheckpointError> {
     // A key that is no point of the curve signs nothing.
     let Ok(key) = VerifyingKey::from_bytes(&verifier.key.0) else { return Ok(false) };

@@ -11,6 +11,7 @@
 mod any;
 pub mod checkpoint;
 pub mod embedded;
+pub mod exchange;
 pub mod jetstream;
 pub mod merkle;
 pub mod note;
@@ -23,6 +24,7 @@ mod sealing;
 pub use any::AnyLog;
 pub use checkpoint::{Signer, VerifiedCheckpoint, verify, verify_commit};
 pub use embedded::EmbeddedLog;
+pub use exchange::{Exchange, Topic};
 pub use jetstream::{JetStreamLog, JetStreamOptions};
 pub use merkle::MerkleTree;
 pub use reader::VerifiedReader;

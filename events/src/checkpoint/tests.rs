@@ -184,3 +184,30 @@ fn names_that_break_a_note_are_refused() {
         assert!(matches!(Signer::from_seed(name, [0; 32]), Err(SignerError::BadName { .. })));
     }
 }
+
+#[test]
+fn each_sites_signature_can_be_taken_out_alone_and_joined_again() {
+    let sites: Vec<Signer> =
+        (1..=3).map(|seed| Signer::from_seed(&format!("s{seed}"), [seed; 32]).unwrap()).collect();
+    let verifiers: Vec<Verifier> = sites.iter().map(Signer::verifier).collect();
+    let both = sites[1].cosign(&sites[0].sign("log", 4, Hash([5; 32]))).unwrap();
+    let (claim, signed) = signatures(&both, &verifiers).unwrap();
+    assert_eq!((claim.size, signed.len()), (4, 2));
+    assert_eq!(signed[0].0, verifiers[0]);
+    assert!(verify(&signed[0].1, &verifiers, 2).is_err());
+    let joined = merge(&signed[0].1, &signed[1].1).unwrap();
+    assert!(verify(&joined, &verifiers, 2).is_ok());
+    assert!(signatures(&both, &verifiers[2..]).unwrap().1.is_empty());
+    let forged = Checkpoint(both.0.replace("\n4\n", "\n5\n"));
+    assert!(matches!(signatures(&forged, &verifiers), Err(CheckpointError::FalseSignature { .. })));
+}
+
+#[test]
+fn a_verifiers_text_reads_back_and_a_mistyped_one_does_not() {
+    let verifier = Signer::from_seed("paris", [7; 32]).unwrap().verifier();
+    let text = crate::note::verifier_text(&verifier);
+    assert_eq!(parse_verifier(&format!(" {text}\n")), Some(verifier));
+    assert_eq!(parse_verifier(&text.replace("paris", "lyon")), None);
+    assert_eq!(parse_verifier(&text[..text.len() - 3]), None);
+    assert_eq!(parse_verifier("paris"), None);
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server that is silent this long (twice over) is given up for another.
-const PING_INTERVAL: Duration = Duration::from_secs(3);
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(500);
 /// What a server must take in one message: the largest append, its record and its headers.
 const PAYLOAD_BYTES_MIN: usize = 1 << 20;
@@ -17,7 +17,8 @@ const PAYLOAD_BYTES_MIN: usize = 1 << 20;
 /// Where the log is, and how to get in.
 #[derive(Clone, Debug)]
 pub struct JetStreamOptions {
-    /// Servers to try, e.g. `nats://127.0.0.1:4222`; best all of the cluster.
+    /// Servers to try in this order, e.g. `nats://127.0.0.1:4222`; best all of the cluster, the
+    /// nearest first: then the loss of one disturbs the processes of its site only.
     pub servers: Vec<String>,
     /// The stream's name: letters, digits, `-` and `_`.
     pub stream: String,
@@ -187,6 +188,9 @@ async fn connect_options(options: &JetStreamOptions) -> Result<ConnectOptions, O
         .name("voute")
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
+        .retain_servers_order()
+        // Those that the cluster tells of may be far, or under names that only it knows.
+        .ignore_discovered_servers()
         .reconnect_delay_callback(|attempts| {
             let doubled = 1_u64 << attempts.min(10);
             Duration::from_millis(doubled).min(RECONNECT_DELAY_MAX)

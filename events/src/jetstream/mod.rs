@@ -25,7 +25,7 @@ mod watch;
 pub use connection::{Credentials, JetStreamOptions, OpenError, Tls};
 pub use safety::Safety;
 
-use crate::{AppendError, Log, Position, ReadError, StoredCommit};
+use crate::{AppendError, Exchange, Log, Position, ReadError, StoredCommit};
 use async_nats::Client;
 use fetch::Anchors;
 use std::sync::{Arc, Mutex};
@@ -78,6 +78,12 @@ impl JetStreamLog {
             safety,
         };
         Ok(JetStreamLog { shared: Arc::new(shared) })
+    }
+
+    /// How the control processes of this log speak to each other: core messages beside the stream.
+    #[must_use]
+    pub fn exchange(&self) -> Exchange {
+        Exchange::nats(self.shared.client.clone(), self.shared.stream.clone())
     }
 
     /// Whether the servers keep what they acknowledged through a power cut, as found at opening.
