@@ -11,6 +11,7 @@ pub mod commit;
 pub mod contract;
 pub mod event;
 pub mod ids;
+pub mod mutant;
 pub mod name;
 pub mod place;
 pub mod position;
