@@ -124,9 +124,15 @@ impl Clone for Buffer {
     }
 }
 
+/// Its length; what it holds only if asked for, as so many bytes as the precision says (`{:.8?}`).
 impl fmt::Debug for Buffer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Buffer({} bytes)", self.length)
+        write!(formatter, "Buffer({} bytes", self.length)?;
+        if let Some(shown) = formatter.precision() {
+            write!(formatter, ": ")?;
+            self.iter().take(shown).try_for_each(|byte| write!(formatter, "{byte:02x}"))?;
+        }
+        write!(formatter, ")")
     }
 }
 
