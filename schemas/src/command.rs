@@ -129,6 +129,15 @@ pub enum Command {
         volume: VolumeId,
         leg: LegId,
     },
+    VerifyVolume {
+        volume: VolumeId,
+        repair: bool,
+        now_unix_ms: u64,
+    },
+    ScheduleScrub {
+        every_hours: Option<u32>,
+        repair: bool,
+    },
     // --- hosts and mappings
     AddHost {
         host: HostId,
@@ -216,6 +225,10 @@ pub enum Escalation {
     HandOver { group: GroupId, epoch: Epoch, cause: String },
     /// By an owner that starts: confirm that I still own.
     ConfirmOwner { group: GroupId, epoch: Epoch, incarnation: u64 },
+    /// By the owner: a comparison of a volume's legs came to its end.
+    Verified { group: GroupId, epoch: Epoch, volume: VolumeId, run: u64, evidence: VerifyEvidence },
+    /// By the owner: no copy of these blocks can be read.
+    BlocksLost { group: GroupId, epoch: Epoch, volume: VolumeId, ranges: Vec<BlockRange> },
 }
 
 impl Command {
@@ -246,6 +259,8 @@ impl Command {
             Command::DeleteVolume { .. } => "DeleteVolume",
             Command::AddLeg { .. } => "AddLeg",
             Command::RemoveLeg { .. } => "RemoveLeg",
+            Command::VerifyVolume { .. } => "VerifyVolume",
+            Command::ScheduleScrub { .. } => "ScheduleScrub",
             Command::AddHost { .. } => "AddHost",
             Command::ChangeHost { .. } => "ChangeHost",
             Command::RemoveHost { .. } => "RemoveHost",

@@ -247,6 +247,18 @@ pub struct VolumeSpec {
     pub legs: Vec<LegSpec>,
     /// Hosts that may use it.
     pub mappings: Vec<MappingSpec>,
+    /// Its legs are to be compared.
+    #[serde(default)]
+    pub verify: Option<VerifyOrder>,
+}
+
+/// An order to compare a volume's legs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VerifyOrder {
+    /// Number of the commit that asked for it.
+    pub run: u64,
+    /// Whether a leg that differs is to get what the owner's leg holds.
+    pub repair: bool,
 }
 
 /// A leg of a volume.
@@ -333,6 +345,9 @@ pub struct GroupStatus {
     pub last_io_unix_ms: Option<u64>,
     /// As owner: what opening took.
     pub opening: Option<OpeningReport>,
+    /// As owner: comparison under way.
+    #[serde(default)]
+    pub verify: Option<VerifyProgress>,
 }
 
 /// What a node does for a group.
@@ -387,6 +402,23 @@ pub struct ResyncProgress {
     pub copied_bytes: u64,
     /// Bytes to copy in all.
     pub total_bytes: u64,
+}
+
+/// How far a comparison of a volume's legs is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VerifyProgress {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// Number of the commit that asked for it.
+    pub run: u64,
+    /// Regions compared.
+    pub compared_regions: u64,
+    /// Regions of the volume.
+    pub total_regions: u64,
+    /// Regions that differed so far.
+    pub differing_regions: u64,
+    /// Whether it waits until both legs are in sync.
+    pub waits: bool,
 }
 
 /// What opening took, milliseconds since the spec that made this node owner.

@@ -336,6 +336,40 @@ pub enum Event {
         /// Their root.
         root: Hash,
     },
+    /// The legs of a volume are to be compared, region by region, by its owner. This commit names
+    /// the run.
+    VerifyRequested {
+        /// Which.
+        volume: VolumeId,
+        /// Whether a leg that differs is to get what the owner's leg holds.
+        repair: bool,
+        /// When, milliseconds since 1970.
+        requested_unix_ms: u64,
+    },
+    /// A comparison came to its end.
+    VolumeVerified {
+        /// Which.
+        volume: VolumeId,
+        /// Number of the commit that asked for it.
+        run: u64,
+        /// What was found.
+        evidence: VerifyEvidence,
+    },
+    /// No copy of these blocks can be read any more. Each leg says so when they are read, until they
+    /// are written.
+    BlocksLost {
+        /// Of which volume.
+        volume: VolumeId,
+        /// Where, at most 32 ranges.
+        ranges: Vec<BlockRange>,
+    },
+    /// How often each mirrored volume is to be compared.
+    ScrubScheduled {
+        /// Hours from the begin of one comparison to the begin of the next; `None`: only when told.
+        every_hours: Option<u32>,
+        /// Whether legs that differ are to be repaired.
+        repair: bool,
+    },
 }
 
 /// What a credential may do.
@@ -439,6 +473,36 @@ pub struct ResyncEvidence {
     pub regions: u64,
     /// Bytes copied.
     pub bytes: u64,
+    /// Milliseconds from its begin.
+    pub duration_ms: u64,
+}
+
+/// Blocks of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BlockRange {
+    /// Where, bytes from the volume's begin.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+}
+
+/// What a comparison of a volume's legs found.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VerifyEvidence {
+    /// Regions compared.
+    pub regions: u64,
+    /// Bytes compared.
+    pub bytes: u64,
+    /// Regions that differed, twice read.
+    pub differing_regions: u64,
+    /// The first of them, at most 32: from the first byte that differs to the last.
+    pub differing: Vec<BlockRange>,
+    /// Regions of those that got what the owner's leg holds.
+    pub repaired_regions: u64,
+    /// Bytes that one leg could not read and got from the other.
+    pub mended_bytes: u64,
+    /// Bytes that neither leg can read.
+    pub lost_bytes: u64,
     /// Milliseconds from its begin.
     pub duration_ms: u64,
 }

@@ -163,6 +163,7 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
                 size_bytes: *size_bytes,
                 block_bytes: *block_bytes,
                 legs: legs.iter().map(Leg::new).collect(),
+                check: Check::default(),
             };
             let founded = Group {
                 owner: *owner,
@@ -184,6 +185,27 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
         }
         Event::VolumeResized { volume, size_bytes, legs } => {
             resize_volume(state, *volume, *size_bytes, legs);
+        }
+        Event::VerifyRequested { volume, repair, requested_unix_ms } => {
+            let under_way = CheckRun { run: position.sequence, repair: *repair };
+            change(&mut core.volumes, *volume, |volume| {
+                volume.check.under_way = Some(under_way);
+                volume.check.asked_unix_ms = Some(*requested_unix_ms);
+            });
+        }
+        Event::VolumeVerified { volume, run, evidence } => {
+            let run = Sequence(*run);
+            let last = Checked { run, ended: position.sequence, evidence: evidence.clone() };
+            change(&mut core.volumes, *volume, |volume| {
+                volume.check.under_way = volume.check.under_way.filter(|it| it.run != run);
+                volume.check.last = Some(last);
+            });
+        }
+        Event::BlocksLost { volume, ranges } => {
+            change(&mut core.volumes, *volume, |volume| volume.check.lost.clone_from(ranges));
+        }
+        Event::ScrubScheduled { every_hours, repair } => {
+            core.scrub = Scrub { every_hours: *every_hours, repair: *repair };
         }
         Event::VolumeDeleted { volume } => delete_volume(state, *volume),
         Event::LegFormatted { leg } => {

@@ -108,7 +108,10 @@ pub fn touched(before: &State, after: &State, events: &[Event]) -> Touched {
                     touched.group(states, volume.group);
                 }
             }
-            Event::VolumeCreated { volume, .. } | Event::VolumeResized { volume, .. } => {
+            Event::VolumeCreated { volume, .. }
+            | Event::VolumeResized { volume, .. }
+            | Event::VerifyRequested { volume, .. }
+            | Event::VolumeVerified { volume, .. } => {
                 touched.volume(states, *volume);
             }
             Event::VolumeDeleted { volume }
@@ -145,6 +148,8 @@ pub fn touched(before: &State, after: &State, events: &[Event]) -> Touched {
             | Event::HostRemoved { .. }
             | Event::FailoverDecided { .. }
             | Event::FailoverMeasured { .. }
+            | Event::BlocksLost { .. }
+            | Event::ScrubScheduled { .. }
             | Event::LogSiteReseeded { .. } => {}
         }
     }
@@ -323,5 +328,9 @@ fn volume_spec(state: &State, node: NodeId, id: VolumeId, volume: &Volume) -> Vo
         region_bytes: REGION_BYTES,
         legs: legs.collect(),
         mappings: mappings.collect(),
+        verify: volume
+            .check
+            .under_way
+            .map(|it| contract::VerifyOrder { run: it.run.0, repair: it.repair }),
     }
 }

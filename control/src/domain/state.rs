@@ -31,7 +31,7 @@ pub const FAILOVERS_MAX: usize = 1_000;
 /// Most nodes of a cluster: their numbers are 1 to this.
 pub const NODES_MAX: u16 = 200;
 /// Layout of [`State::encode`]. Raised whenever a field of the state changes.
-pub const SNAPSHOT_FORMAT: u32 = 1;
+pub const SNAPSHOT_FORMAT: u32 = 2;
 
 /// The state at one position of the log.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +60,7 @@ pub(super) struct Core {
     pub(super) mappings: Table<(VolumeId, HostId), Mapping>,
     pub(super) failovers: Table<FailoverId, Arc<Failover>>,
     pub(super) keys: Table<KeyId, Arc<KeyUse>>,
+    pub(super) scrub: Scrub,
 }
 
 /// The cluster.
@@ -224,6 +225,50 @@ pub struct Volume {
     pub block_bytes: u32,
     /// One or two.
     pub legs: Vec<Leg>,
+    /// What is known of its legs being equal.
+    pub check: Check,
+}
+
+/// What is known of a volume's legs being equal.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Check {
+    /// The comparison that its owner was told to make.
+    pub under_way: Option<CheckRun>,
+    /// The last that came to its end.
+    pub last: Option<Checked>,
+    /// When the last was asked for, milliseconds since 1970.
+    pub asked_unix_ms: Option<u64>,
+    /// The last blocks that were reported as lost.
+    pub lost: Vec<BlockRange>,
+}
+
+/// A comparison under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CheckRun {
+    /// The commit that asked for it.
+    pub run: Sequence,
+    /// Whether a leg that differs is repaired.
+    pub repair: bool,
+}
+
+/// A comparison that came to its end.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Checked {
+    /// The commit that asked for it.
+    pub run: Sequence,
+    /// The commit that recorded its end.
+    pub ended: Sequence,
+    /// What was found.
+    pub evidence: VerifyEvidence,
+}
+
+/// How often volumes are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Scrub {
+    /// Hours from begin to begin; `None`: only when told.
+    pub every_hours: Option<u32>,
+    /// Whether legs that differ are repaired.
+    pub repair: bool,
 }
 
 /// A leg of a volume.
@@ -399,6 +444,12 @@ impl State {
     #[must_use]
     pub fn cluster(&self) -> Option<&Cluster> {
         self.core.cluster.as_ref()
+    }
+
+    /// How often volumes are compared.
+    #[must_use]
+    pub fn scrub(&self) -> Scrub {
+        self.core.scrub
     }
 
     /// How many volumes there are.

@@ -210,6 +210,7 @@ impl World {
             resync: None,
             last_io_unix_ms: None,
             opening: owns.then_some(opening),
+            verify: None,
         };
         self.observed.get_mut(&node).unwrap().groups.insert(id, status);
     }

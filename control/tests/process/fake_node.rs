@@ -296,6 +296,7 @@ impl Inside {
                 serving_ms: 10,
                 first_io_ms: Some(25),
             }),
+            verify: None,
         }
     }
 }

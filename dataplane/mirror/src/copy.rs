@@ -2,10 +2,19 @@
 //!
 //! Each region is claimed, read, written, released: a host's write either came before and is
 //! copied, or waits and goes to both legs itself.
+//!
+//! ```text
+//!           own leg reads it          written there
+//! Claiming ──► Reading ──────────► Writing ─────────► next piece, or done
+//!                 │ medium error: smaller pieces, down to a block; then
+//!                 ├─ settling: Fetching ──► Mending (the peer's block, which is as good) ──► next piece
+//!                 └─ resync, or the peer cannot either: Losing (no copy is left) ──────────► next piece
+//! ```
 
+use crate::check::CHECK_CLAIM;
 use crate::claims::Claim;
 use crate::keeper::{Client, Keeper, LegFault, LegOperation};
-use crate::link::{LinkReply, LinkRequest};
+use crate::link::{Bar, Control, ControlReply, LinkRefusal, LinkReply, LinkRequest};
 use crate::out::LinkClient;
 use crate::owner::{Context, LinkPurpose, Owner, OwnerCall, to_ms};
 use std::collections::VecDeque;
@@ -19,8 +28,13 @@ use voute_schemas::event::ResyncEvidence;
 /// Regions copied at a time when no host waits, and when some do: the floor.
 const WINDOW_IDLE: usize = 4;
 const WINDOW_BUSY: usize = 1;
+/// How long, and how often, blocks that the only copy cannot read are tried again.
+const BAD_PATIENCE_MS: u64 = 10_000;
+const BAD_RETRY_MS: u64 = 1_000;
+/// How long a resync that cannot succeed is left alone.
+const HOPELESS_RETRY_MS: u64 = 30_000;
 /// Marks the claim of a copy among those of works.
-const COPY_BIT: u64 = 1 << 63;
+pub(crate) const COPY_BIT: u64 = 1 << 63;
 
 pub(crate) fn is_copy(claim: u64) -> bool {
     claim & COPY_BIT != 0
@@ -41,6 +55,12 @@ enum Step {
     /// To be read again, once the own leg or the peer can be reached.
     Again,
     Writing,
+    /// The peer's leg is asked for what the own cannot read.
+    Fetching,
+    /// That goes to the own leg. The claim is kept until it is there, whatever happens meanwhile.
+    Mending,
+    /// The peer notes that it does not have these blocks.
+    Losing,
 }
 
 #[derive(Clone, Debug)]
@@ -49,6 +69,11 @@ pub(crate) struct Job {
     region: u64,
     step: Step,
     length: u64,
+    /// How much of it is done, and how much is read at a time, bytes.
+    done: u64,
+    piece: u64,
+    /// Nobody waits for it any more.
+    is_orphan: bool,
     /// When it was sent to the peer.
     sent: Duration,
 }
@@ -63,6 +88,22 @@ pub(crate) struct Copier {
     total: u64,
     region_bytes: u64,
     finished: bool,
+    /// Bytes of which no copy can be read.
+    lost_bytes: u64,
+    /// Regions with blocks that the only copy could not read so far.
+    bad: Vec<(usize, u64)>,
+    /// Since when there are any, and when they are tried again.
+    bad_since: Option<Duration>,
+    bad_again_at: Duration,
+}
+
+impl Job {
+    fn is_at_peer(&self) -> bool {
+        match self.step {
+            Step::Writing | Step::Fetching | Step::Losing => true,
+            Step::Claiming | Step::Reading | Step::Again | Step::Mending => false,
+        }
+    }
 }
 
 impl Copier {
@@ -82,6 +123,24 @@ impl Copier {
             total,
             region_bytes,
             finished: false,
+            lost_bytes: 0,
+            bad: Vec::new(),
+            bad_since: None,
+            bad_again_at: Duration::ZERO,
+        }
+    }
+
+    /// Whether blocks that cannot be read are tried again, once every other region is copied, before
+    /// they are given up.
+    fn is_patient(&mut self, now: Duration) -> bool {
+        let since = *self.bad_since.get_or_insert(now);
+        now < since + Duration::from_millis(BAD_PATIENCE_MS)
+    }
+
+    fn try_bad_again(&mut self, now: Duration) {
+        if self.queue.is_empty() && self.bad_again_at <= now {
+            self.queue.extend(self.bad.drain(..));
+            self.bad_again_at = now + Duration::from_millis(BAD_RETRY_MS);
         }
     }
 
@@ -124,6 +183,11 @@ impl Owner {
     pub(crate) fn drop_copier(&mut self) {
         self.copier = None;
         for key in self.copies.keys() {
+            let Some(job) = self.copies.get_mut(key) else { continue };
+            if job.step == Step::Mending {
+                job.is_orphan = true;
+                continue;
+            }
             let Some(job) = self.copies.remove(key) else { continue };
             // Whoever waited behind the copy is woken by the next drive.
             let woken = self.volumes[job.volume].claims.release(key | COPY_BIT);
@@ -145,7 +209,7 @@ impl Owner {
     /// The channel changed: copies in flight are done again.
     pub(crate) fn restart_copies(&mut self) {
         for key in self.copies.keys() {
-            if let Some(job) = self.copies.get_mut(key).filter(|job| job.step == Step::Writing) {
+            if let Some(job) = self.copies.get_mut(key).filter(|job| job.is_at_peer()) {
                 job.step = Step::Again;
             }
         }
@@ -163,6 +227,9 @@ impl Owner {
             return;
         }
         self.repeat_copies(keeper, context);
+        if let Some(copier) = &mut self.copier {
+            copier.try_bad_again(context.now);
+        }
         let window = if self.works.len() > 0 { WINDOW_BUSY } else { WINDOW_IDLE };
         while let Some(copier) = self.copier.as_mut().filter(|_| self.copies.len() < window) {
             let Some((volume, region)) = copier.queue.pop_front() else { break };
@@ -178,6 +245,9 @@ impl Owner {
                 region,
                 step: Step::Claiming,
                 length,
+                done: 0,
+                piece: length,
+                is_orphan: false,
                 sent: context.now,
             });
             if self.volumes[volume].claims.claim(key | COPY_BIT, Claim::Copy, begin, begin + length)
@@ -189,11 +259,10 @@ impl Owner {
     }
 
     fn finish_copier(&mut self, keeper: &Keeper, context: &mut Context<'_>) {
-        let Some(copier) = self
-            .copier
-            .as_mut()
-            .filter(|copier| !copier.finished && copier.queue.is_empty() && self.copies.len() == 0)
-        else {
+        let Some(copier) = self.copier.as_mut().filter(|copier| {
+            let is_empty = copier.queue.is_empty() && copier.bad.is_empty();
+            !copier.finished && is_empty && self.copies.len() == 0
+        }) else {
             return;
         };
         copier.finished = true;
@@ -220,6 +289,9 @@ impl Owner {
         keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
+        if claim == CHECK_CLAIM {
+            return self.check_claimed(keeper, context);
+        }
         let key = claim & !COPY_BIT;
         let Some(job) = self.copies.get_mut(key) else {
             return;
@@ -228,40 +300,56 @@ impl Owner {
             job.step = Step::Again;
             return;
         };
-        let spec = &self.volumes[job.volume].spec;
-        let (number, offset) = (spec.number, job.region * spec.region_bytes);
-        if keeper.is_written(number, job.region) {
-            job.step = Step::Reading;
-            let length = u32::try_from(job.length).expect("a region is at most a transfer");
-            keeper.start(
-                number,
-                bar,
-                LegOperation::Read { offset, length },
-                Client::Owner(self.life, OwnerCall::Copy(key)),
-                context.out,
-            );
+        (job.done, job.piece) = (0, job.length);
+        let (number, region) = (self.volumes[job.volume].spec.number, job.region);
+        if keeper.is_written(number, region) {
+            self.read_piece(key, bar, keeper, context);
         } else {
             self.send_copy(key, None, context);
         }
     }
 
-    pub(crate) fn copy_read(
+    /// Where the next piece of a region lies in the volume, and how long it is.
+    fn piece(&self, key: u64) -> Option<(usize, u64, u64)> {
+        let job = self.copies.get(key)?;
+        let offset = job.region * self.volumes[job.volume].spec.region_bytes + job.done;
+        Some((job.volume, offset, job.piece.min(job.length - job.done)))
+    }
+
+    fn read_piece(&mut self, key: u64, bar: Bar, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some((volume, offset, length)) = self.piece(key) else { return };
+        let Some(job) = self.copies.get_mut(key) else { return };
+        job.step = Step::Reading;
+        let length = u32::try_from(length).expect("a region is at most a transfer");
+        keeper.start(
+            self.volumes[volume].spec.number,
+            bar,
+            LegOperation::Read { offset, length },
+            Client::Owner(self.life, OwnerCall::Copy(key)),
+            context.out,
+        );
+    }
+
+    /// The own keeper answered: what was read for a copy, or a block that was mended.
+    pub(crate) fn copy_at_own(
         &mut self,
         key: u64,
         result: Result<Option<Buffer>, LegFault>,
+        keeper: &mut Keeper,
         context: &mut Context<'_>,
     ) {
-        let Some(job) = self.copies.get_mut(key).filter(|job| job.step == Step::Reading) else {
+        let Some(job) = self.copies.get_mut(key) else { return };
+        if job.step == Step::Mending {
+            return self.mended(key, result.map(drop), keeper, context);
+        }
+        if job.step != Step::Reading {
             return;
-        };
+        }
         match result {
             Ok(data) => self.send_copy(key, data, context),
             Err(LegFault::Stale | LegFault::NotYet | LegFault::Invalid) => job.step = Step::Again,
-            Err(
-                LegFault::Medium | LegFault::Failed | LegFault::ContentLost | LegFault::Unknown,
-            ) => {
-                // The only copy cannot be read: resync cannot end; it begins anew later. Settling
-                // falls back to taking the peer's, which is for the other side to serve.
+            Err(LegFault::Medium) => self.piece_is_unreadable(key, keeper, context),
+            Err(LegFault::Failed | LegFault::ContentLost | LegFault::Unknown) => {
                 job.step = Step::Again;
                 if self.peer.as_ref().is_some_and(|peer| peer.is_in_sync()) {
                     self.give_up("its leg cannot be read", context);
@@ -272,22 +360,124 @@ impl Owner {
         }
     }
 
-    fn send_copy(&mut self, key: u64, data: Option<Buffer>, context: &mut Context<'_>) {
+    /// The own leg cannot read a piece: smaller ones are tried, so that only the blocks that are bad
+    /// are taken for bad. One block is asked of a peer that is in sync, which has as good a one; any
+    /// other peer is to note that there is no such block any more.
+    fn piece_is_unreadable(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let in_sync = self.peer.as_ref().is_some_and(|peer| peer.is_in_sync());
+        let Some((volume, _, length)) = self.piece(key) else { return };
+        let block = u64::from(self.volumes[volume].spec.block_bytes);
+        let Some(job) = self.copies.get_mut(key) else { return };
+        if length <= block {
+            if in_sync {
+                return self.ask_peer(key, Step::Fetching, context);
+            }
+            let patient = self.copier.as_mut().is_some_and(|it| it.is_patient(context.now));
+            if patient {
+                return self.put_off(key, keeper, context);
+            }
+            return self.ask_peer(key, Step::Losing, context);
+        }
+        job.piece = smaller_piece(length, block);
+        match self.bar {
+            Some(bar) => self.read_piece(key, bar, keeper, context),
+            None => job.step = Step::Again,
+        }
+    }
+
+    /// The region is copied again later, from its beginning.
+    fn put_off(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(job) = self.copies.remove(key) else { return };
+        if let Some(copier) = &mut self.copier {
+            copier.bad.push((job.volume, job.region));
+            copier.bad_again_at = context.after_ms(BAD_RETRY_MS);
+        }
+        self.release_claim(job.volume, key | COPY_BIT, keeper, context);
+        self.drive_copier(keeper, context);
+    }
+
+    /// Asks the peer for a block, or to note that it has it not.
+    fn ask_peer(&mut self, key: u64, step: Step, context: &mut Context<'_>) {
         let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.round, peer.bar()?)));
-        let Some(job) = self.copies.get_mut(key) else {
+        let Some((volume, offset, length)) = self.piece(key) else { return };
+        let volume = self.volumes[volume].spec.number;
+        let Some(job) = self.copies.get_mut(key) else { return };
+        let Some((node, round, bar)) = peer else {
+            job.step = Step::Again;
             return;
         };
+        (job.step, job.sent) = (step, context.now);
+        let request = if step == Step::Losing {
+            let group = self.group;
+            LinkRequest::Control(Control::Lose { group, bar, volume, offset, length })
+        } else {
+            let length = u32::try_from(length).expect("a piece is at most a region");
+            LinkRequest::Read { volume, bar, offset, length }
+        };
+        let client = LinkClient::Owner(self.group, round, LinkPurpose::Copy(key));
+        context.out.link(client, node, request);
+    }
+
+    fn mended(
+        &mut self,
+        key: u64,
+        result: Result<(), LegFault>,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        let Some(job) = self.copies.get_mut(key) else { return };
+        if job.is_orphan {
+            let volume = job.volume;
+            self.copies.remove(key);
+            self.release_claim(volume, key | COPY_BIT, keeper, context);
+            return self.drive_copier(keeper, context);
+        }
+        match result {
+            Ok(()) => {
+                self.piece_done(key, keeper, context);
+                self.drive_copier(keeper, context);
+            }
+            Err(LegFault::Stale | LegFault::NotYet | LegFault::Invalid | LegFault::Unknown) => {
+                job.step = Step::Again;
+            }
+            Err(LegFault::Medium | LegFault::Failed | LegFault::ContentLost) => {
+                job.step = Step::Again;
+                self.give_up("its leg cannot be written", context);
+            }
+        }
+    }
+
+    fn piece_done(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some((_, _, length)) = self.piece(key) else { return };
+        let Some(job) = self.copies.get_mut(key) else { return };
+        job.done += length;
+        if job.done < job.length {
+            match self.bar {
+                Some(bar) => self.read_piece(key, bar, keeper, context),
+                None => job.step = Step::Again,
+            }
+            return;
+        }
+        let Some(job) = self.copies.remove(key) else { return };
+        self.region_copied(job.volume, job.region, job.length);
+        self.release_claim(job.volume, key | COPY_BIT, keeper, context);
+        self.advance_settled(keeper, context);
+    }
+
+    fn send_copy(&mut self, key: u64, data: Option<Buffer>, context: &mut Context<'_>) {
+        let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.round, peer.bar()?)));
+        let Some((volume, offset, length)) = self.piece(key) else { return };
+        let volume = self.volumes[volume].spec.number;
+        let Some(job) = self.copies.get_mut(key) else { return };
         let Some((node, round, bar)) = peer else {
             job.step = Step::Again;
             return;
         };
         job.step = Step::Writing;
         job.sent = context.now;
-        let spec = &self.volumes[job.volume].spec;
-        let (volume, offset) = (spec.number, job.region * spec.region_bytes);
         let request = match data {
             Some(data) => LinkRequest::Write { volume, bar, offset, data: Arc::new(data) },
-            None => LinkRequest::Zero { volume, bar, offset, length: job.length, release: true },
+            None => LinkRequest::Zero { volume, bar, offset, length, release: true },
         };
         let client = LinkClient::Owner(self.group, round, LinkPurpose::Copy(key));
         context.out.link(client, node, request);
@@ -303,33 +493,81 @@ impl Owner {
         if self.copier.is_none() {
             return;
         }
-        let Some(job) = self.copies.get_mut(key).filter(|job| job.step == Step::Writing) else {
-            return;
-        };
-        match reply {
-            Some(LinkReply::Done) => {
-                let job = self.copies.remove(key).expect("looked up above");
-                self.region_copied(job.volume, job.region, job.length);
-                self.release_claim(job.volume, key | COPY_BIT, keeper, context);
-                self.advance_settled(keeper, context);
+        let Some(job) = self.copies.get_mut(key).filter(|job| job.is_at_peer()) else { return };
+        match (job.step, reply) {
+            (Step::Writing, Some(LinkReply::Done)) => self.piece_done(key, keeper, context),
+            (Step::Losing, Some(LinkReply::Control(ControlReply::Done))) => {
+                self.piece_is_lost(key, keeper, context);
             }
-            Some(LinkReply::Refused(refusal)) => {
+            (Step::Fetching, Some(LinkReply::Data(data))) => {
+                self.mend_own(key, data, keeper, context);
+            }
+            // Neither leg can read it: they agree in that.
+            (Step::Fetching, Some(LinkReply::Refused(LinkRefusal::Medium))) => {
+                self.piece_is_lost(key, keeper, context);
+            }
+            // More is lost than a header has room for: such a copy cannot be made.
+            (Step::Losing, Some(LinkReply::Refused(LinkRefusal::Invalid))) => {
+                self.too_much_is_lost(context);
+            }
+            (_, Some(LinkReply::Refused(refusal))) => {
                 job.step = Step::Again;
                 self.peer_refused(refusal, context);
             }
-            Some(LinkReply::Data(_) | LinkReply::Control(_)) | None => job.step = Step::Again,
+            (_, Some(LinkReply::Done | LinkReply::Data(_) | LinkReply::Control(_)) | None) => {
+                job.step = Step::Again;
+            }
         }
         self.drive_copier(keeper, context);
+    }
+
+    fn piece_is_lost(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some((volume, offset, length)) = self.piece(key) else { return };
+        if let Some(copier) = &mut self.copier {
+            copier.lost_bytes += length;
+        }
+        self.note_lost(volume, offset, length);
+        self.piece_done(key, keeper, context);
+    }
+
+    /// The peer's block, as good as the own was, goes to the own leg.
+    fn mend_own(&mut self, key: u64, data: Buffer, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some((volume, offset, length)) = self.piece(key) else { return };
+        let number = self.volumes[volume].spec.number;
+        let Some(job) = self.copies.get_mut(key) else { return };
+        let (Some(bar), true) = (self.bar, data.len() as u64 == length) else {
+            job.step = Step::Again;
+            return;
+        };
+        job.step = Step::Mending;
+        keeper.start(
+            number,
+            bar,
+            LegOperation::Write { offset, data: Arc::new(data) },
+            Client::Owner(self.life, OwnerCall::Copy(key)),
+            context.out,
+        );
+    }
+
+    /// More blocks are lost than a leg can note: the peer cannot be made whole. It is tried again
+    /// after a while, for blocks may be written meanwhile, or read after all.
+    fn too_much_is_lost(&mut self, context: &mut Context<'_>) {
+        self.abort_resync(context);
+        if let Some(peer) = &mut self.peer {
+            peer.retry_at = Some(context.after_ms(HOPELESS_RETRY_MS));
+        }
     }
 
     /// Whether the peer has kept any copy waiting beyond its deadline.
     pub(crate) fn copies_are_late(&self, context: &Context<'_>) -> bool {
         let deadline = Duration::from_millis(context.times.leg_deadline_ms);
-        self.copies
+        let late_copies = self
+            .copies
             .keys()
             .into_iter()
             .filter_map(|key| self.copies.get(key))
-            .any(|job| job.step == Step::Writing && job.sent + deadline <= context.now)
+            .any(|job| job.is_at_peer() && job.sent + deadline <= context.now);
+        late_copies || self.peer_check_is_late(context.now, deadline)
     }
 
     fn region_copied(&mut self, volume: usize, region: u64, length: u64) {
@@ -339,4 +577,9 @@ impl Owner {
             copier.copied_regions += 1;
         }
     }
+}
+
+/// What to try after a piece of this length could not be read: a sixteenth, in whole blocks.
+pub(crate) fn smaller_piece(length: u64, block: u64) -> u64 {
+    (length / 16).next_multiple_of(block).min(length - block).max(block)
 }

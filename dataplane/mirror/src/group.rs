@@ -70,6 +70,7 @@ impl Group {
             (true, Some(owner)) => owner.apply(&self.spec, &mut self.keeper, context),
             (true, None) => {
                 let mut owner = Owner::new(&self.spec, self.barred_for.clone(), context);
+                owner.follow_verify(&self.spec);
                 owner.drive(&mut self.keeper, context);
                 self.owner = Some(owner);
             }
@@ -165,7 +166,8 @@ impl Group {
             OwnerCall::Bar(_) => {}
             OwnerCall::Work(key) => owner.work_at_own(key, result, keeper, context),
             OwnerCall::Intent(key) => owner.intent_noted(key, result.map(drop), keeper, context),
-            OwnerCall::Copy(key) => owner.copy_read(key, result, context),
+            OwnerCall::Copy(key) => owner.copy_at_own(key, result, keeper, context),
+            OwnerCall::Check(sent) => owner.check_at_own(sent, result, keeper, context),
             OwnerCall::Record(number) => {
                 owner.record_at_own(number, result.map(drop), context);
             }
@@ -243,6 +245,11 @@ impl Group {
                 let client = Client::Link(id);
                 self.keeper.put_record(volume, bar, number, record, client, context.out);
             }
+            Control::Lose { bar, volume, offset, length, .. } => {
+                self.marks.insert(id);
+                let client = Client::Link(id);
+                self.keeper.lose(volume, bar, (offset, length), client, context.out);
+            }
             Control::Hello { .. } | Control::Prove { .. } | Control::Grant { .. } => {
                 context.out.actions.push_back(Action::LinkReply {
                     request: id,
@@ -285,6 +292,7 @@ impl Group {
         context: &mut Context<'_>,
     ) {
         let Some(owner) = &mut self.owner else { return };
+        owner.report_answered(escalation, outcome);
         // Everything else shows in the next spec, or is asked for again. A refused `JoinSide` too: an
         // earlier copy of the same request may have been carried out, and be the very cause of the
         // refusal (the epoch that it names is no longer the group's). Until a newer epoch says so,
@@ -353,6 +361,7 @@ impl Group {
                 unix_ms.saturating_sub(crate::owner::to_ms(context.now.saturating_sub(at)))
             }),
             opening: owner.and_then(Owner::opening),
+            verify: owner.and_then(Owner::verify),
         }
     }
 

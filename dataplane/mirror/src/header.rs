@@ -11,7 +11,9 @@ pub(crate) const HEADER_BYTES: usize = 4096;
 /// Both copies.
 pub(crate) const HEADER_AREA_BYTES: u64 = 2 * HEADER_BYTES as u64;
 const MAGIC: &[u8; 8] = b"VOUTELEG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Without [`Header::lost`], which such a leg has none of.
+const VERSION_BEFORE_LOST: u32 = 1;
 const FIELDS_AT: usize = 20;
 
 /// The fields of a leg's header.
@@ -52,6 +54,72 @@ pub struct Header {
     ///
     /// [`RECORD_BYTES_MAX`]: crate::RECORD_BYTES_MAX
     pub record: Vec<u8>,
+    /// Blocks of the volume that the leg does not hold, because no copy of them could be read when it
+    /// was made: ascending, apart from each other, at most [`LOST_RANGES_MAX`]. They read as medium
+    /// errors until they are written.
+    pub lost: Vec<LostRange>,
+}
+
+/// Blocks that a leg does not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LostRange {
+    /// Where in the volume, bytes.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+}
+
+/// Most ranges of lost blocks that a leg may have: what a header has room for. A device that has lost
+/// more is not copied from.
+pub const LOST_RANGES_MAX: usize = 40;
+
+/// Adds a range; `false` if there would be too many.
+pub(crate) fn add_lost(lost: &mut Vec<LostRange>, offset: u64, length: u64) -> bool {
+    let mut begin = offset;
+    let mut end = offset + length;
+    let mut kept: Vec<LostRange> = Vec::with_capacity(lost.len() + 1);
+    for range in lost.iter() {
+        if range.offset > end || range.offset + range.length < begin {
+            kept.push(*range);
+        } else {
+            begin = begin.min(range.offset);
+            end = end.max(range.offset + range.length);
+        }
+    }
+    kept.push(LostRange { offset: begin, length: end - begin });
+    kept.sort_unstable_by_key(|range| range.offset);
+    let fits = kept.len() <= LOST_RANGES_MAX;
+    if fits {
+        *lost = kept;
+    }
+    fits
+}
+
+/// Whether any block of a range is lost.
+pub(crate) fn is_lost(lost: &[LostRange], offset: u64, length: u64) -> bool {
+    let end = offset + length;
+    lost.iter().any(|range| range.offset < end && offset < range.offset + range.length)
+}
+
+/// Takes out what was written. A write that cuts a range in two, when there is no room for one more,
+/// leaves the ranges as they are and says so: then those blocks stay lost.
+pub(crate) fn remove_lost(lost: &mut Vec<LostRange>, offset: u64, length: u64) -> bool {
+    let end = offset + length;
+    let parts = lost.iter().flat_map(|range| {
+        let range_end = range.offset + range.length;
+        let before = (range.offset, range_end.min(offset));
+        let after = (range.offset.max(end), range_end);
+        [before, after]
+            .into_iter()
+            .filter(|(begin, end)| begin < end)
+            .map(|(begin, end)| LostRange { offset: begin, length: end - begin })
+    });
+    let kept: Vec<LostRange> = parts.collect();
+    let fits = kept.len() <= LOST_RANGES_MAX;
+    if fits {
+        *lost = kept;
+    }
+    fits
 }
 
 impl Header {
@@ -76,14 +144,20 @@ impl Header {
         let word = |at: usize| {
             bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes)
         };
-        if bytes.get(0..8)? != MAGIC || word(8)? != VERSION {
+        let version = word(8)?;
+        if bytes.get(0..8)? != MAGIC || ![VERSION, VERSION_BEFORE_LOST].contains(&version) {
             return None;
         }
         let fields = bytes.get(FIELDS_AT..FIELDS_AT.checked_add(word(12)? as usize)?)?;
         if crc32c(fields) != word(16)? {
             return None;
         }
-        postcard::from_bytes(fields).ok()
+        let mut fields = fields.to_vec();
+        if version == VERSION_BEFORE_LOST {
+            // An empty list.
+            fields.push(0);
+        }
+        postcard::from_bytes(&fields).ok()
     }
 
     /// The newer of the copies in a header area that belongs to this leg.
@@ -132,6 +206,7 @@ mod tests {
             nonce: 11,
             agreed_nonce: 10,
             record: vec![0xAB; 5],
+            lost: vec![],
         }
     }
 
@@ -152,17 +227,66 @@ mod tests {
 
     #[test]
     fn the_header_format_is_golden() {
-        let bytes = header(5).encode();
-        assert_eq!(&bytes[..12], b"VOUTELEG\x01\0\0\0");
+        let mut with_lost = header(5);
+        with_lost.lost = vec![LostRange { offset: 4096, length: 8192 }];
+        let bytes = with_lost.encode();
+        assert_eq!(&bytes[..12], b"VOUTELEG\x02\0\0\0");
         assert_eq!(
             voute_schemas::Hash::of(&bytes).to_string(),
-            "b0ea6ae7960690441dbf2093a77dc2759a155098fcd205b2451b86cbb0a4888b"
+            "fe620487499f4980529e6859b50d92bc3dfb6dcd99e76763645186cce7a58197"
         );
+    }
+
+    #[test]
+    fn a_header_of_version_1_has_lost_nothing() {
+        let golden = header(5);
+        let mut fields = postcard::to_stdvec(&golden).unwrap();
+        assert_eq!(fields.pop(), Some(0), "the empty list at the end");
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        bytes[12..16].copy_from_slice(&u32::try_from(fields.len()).unwrap().to_le_bytes());
+        bytes[16..20].copy_from_slice(&crc32c(&fields).to_le_bytes());
+        bytes[FIELDS_AT..FIELDS_AT + fields.len()].copy_from_slice(&fields);
+        assert_eq!(
+            voute_schemas::Hash::of(&bytes).to_string(),
+            "b0ea6ae7960690441dbf2093a77dc2759a155098fcd205b2451b86cbb0a4888b",
+            "as version 1 wrote it"
+        );
+        assert_eq!(Header::decode(&bytes), Some(golden));
+    }
+
+    #[test]
+    fn what_is_lost_grows_together_and_shrinks_by_what_is_written() {
+        let range = |offset, length| LostRange { offset, length };
+        let mut lost = Vec::new();
+        assert!(
+            add_lost(&mut lost, 8, 4) && add_lost(&mut lost, 0, 4) && add_lost(&mut lost, 4, 4)
+        );
+        assert_eq!(lost, vec![range(0, 12)]);
+        assert!(is_lost(&lost, 11, 5) && !is_lost(&lost, 12, 5));
+        assert!(remove_lost(&mut lost, 4, 4));
+        assert_eq!(lost, vec![range(0, 4), range(8, 4)]);
+        assert!(remove_lost(&mut lost, 2, 8));
+        assert_eq!(lost, vec![range(0, 2), range(10, 2)]);
+        assert!(remove_lost(&mut lost, 0, 100));
+        assert_eq!(lost, vec![]);
+    }
+
+    #[test]
+    fn more_lost_ranges_than_fit_are_refused_and_change_nothing() {
+        let mut lost = Vec::new();
+        assert!((0..LOST_RANGES_MAX as u64).all(|at| add_lost(&mut lost, at * 100, 10)));
+        let before = lost.clone();
+        assert!(!add_lost(&mut lost, 50, 10));
+        assert!(!remove_lost(&mut lost, 2, 2), "it would cut one in two");
+        assert_eq!(lost, before);
     }
 
     #[test]
     fn the_longest_record_fits() {
         let mut longest = header(u64::MAX);
+        longest.lost = vec![LostRange { offset: u64::MAX, length: u64::MAX }; LOST_RANGES_MAX];
         longest.record = vec![0xFF; crate::RECORD_BYTES_MAX];
         longest.token.incarnation = u64::MAX;
         longest.token.session = u64::MAX;

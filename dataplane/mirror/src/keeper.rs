@@ -119,6 +119,8 @@ enum Waiter {
     /// One of several headers, after all of which a client is answered.
     Joint(u64),
     Region(u64),
+    /// A write of blocks that were lost: it ends when the header no longer says so.
+    Regained(u64),
     /// The header with this token.
     Barring(Token),
     /// One of the new pages of a leg that grows.
@@ -282,6 +284,7 @@ impl Keeper {
             nonce: 0,
             agreed_nonce: 0,
             record: Vec::new(),
+            lost: Vec::new(),
         };
         self.legs.push(Leg {
             id,

@@ -10,6 +10,7 @@
 //! [`Mirror::next_action`]. Nothing here blocks, reads a clock or knows a protocol of hosts.
 
 pub mod action;
+mod check;
 mod claims;
 mod copy;
 mod group;
@@ -312,7 +313,8 @@ impl Mirror {
             Control::Bar { group, .. }
             | Control::FetchMap { group, .. }
             | Control::Mark { group, .. }
-            | Control::PutRecord { group, .. } => Some(*group),
+            | Control::PutRecord { group, .. }
+            | Control::Lose { group, .. } => Some(*group),
             Control::Hello { .. } | Control::Prove { .. } | Control::Grant { .. } => None,
         };
         match group.and_then(|group| self.groups.get_mut(&group)) {
@@ -381,7 +383,9 @@ impl Mirror {
             Escalation::DetachSide { group, .. }
             | Escalation::JoinSide { group, .. }
             | Escalation::HandOver { group, .. }
-            | Escalation::ConfirmOwner { group, .. } => *group,
+            | Escalation::ConfirmOwner { group, .. }
+            | Escalation::Verified { group, .. }
+            | Escalation::BlocksLost { group, .. } => *group,
             Escalation::DeviceReady { .. }
             | Escalation::DeviceRefused { .. }
             | Escalation::LegFormatted { .. }

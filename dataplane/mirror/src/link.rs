@@ -142,6 +142,20 @@ pub enum Control {
         /// The record, at most [`RECORD_BYTES_MAX`](crate::RECORD_BYTES_MAX) bytes.
         record: Vec<u8>,
     },
+    /// No copy of these blocks can be read any more: the peer's leg is to say so when it is read,
+    /// until they are written.
+    Lose {
+        /// Which group.
+        group: GroupId,
+        /// Under which token.
+        bar: Bar,
+        /// Number of the volume.
+        volume: u32,
+        /// Where in the volume, bytes.
+        offset: u64,
+        /// How many bytes.
+        length: u64,
+    },
 }
 
 /// States that an owner writes into its peer's (and its own) leg headers.

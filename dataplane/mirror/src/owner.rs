@@ -19,6 +19,7 @@
 //! one that it asked to take in counts from the asking on.
 
 use crate::action::{Access, Action, HostOutcome};
+use crate::check::Checks;
 use crate::copy::{Copier, Job};
 use crate::keeper::{Client, Keeper, LegFault};
 use crate::lease::{Grants, Lease};
@@ -31,7 +32,9 @@ use crate::work::{VolumeState, Work};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use voute_schemas::command::Escalation;
-use voute_schemas::contract::{GroupRole, GroupSpec, OpeningReport, ResyncProgress};
+use voute_schemas::contract::{
+    GroupRole, GroupSpec, OpeningReport, ResyncProgress, VerifyProgress,
+};
 use voute_schemas::times::Times;
 use voute_schemas::{Epoch, GroupId, NodeId, Token};
 
@@ -47,6 +50,8 @@ pub(crate) enum OwnerCall {
     Joining,
     /// With the number of the put.
     Record(u64),
+    /// With the number of what was sent.
+    Check(u64),
 }
 
 /// What a request of the owner to its peer was for.
@@ -62,6 +67,8 @@ pub(crate) enum LinkPurpose {
     Work(u64),
     PeerRead(u64),
     Copy(u64),
+    /// With the number of what was sent.
+    Check(u64),
     /// With its number.
     Put {
         number: u64,
@@ -153,6 +160,7 @@ pub(crate) struct Owner {
     pub(crate) volumes: Vec<VolumeState>,
     pub(crate) works: Pending<Work>,
     pub(crate) records: Records,
+    pub(crate) checks: Checks,
     /// Claims granted while something else was being done.
     pub(crate) woken: Vec<u64>,
     pub(crate) settle_own_map: bool,
@@ -196,6 +204,7 @@ impl Owner {
             volumes: spec.volumes.iter().map(VolumeState::new).collect(),
             works: Pending::new(),
             records: Records::default(),
+            checks: Checks::default(),
             woken: Vec::new(),
             settle_own_map: false,
             access: None,
@@ -227,6 +236,7 @@ impl Owner {
         if whose(&self.peer) != whose(&wanted) {
             // Another node, or new legs of the same: nothing that was known of it holds.
             self.drop_copier();
+            self.abandon_check();
             self.volumes.iter_mut().for_each(|volume| volume.unsettled.clear());
             self.forget_peer_in_works();
             self.peer = wanted;
@@ -240,6 +250,7 @@ impl Owner {
         if let Some(peer) = &mut self.peer {
             peer.follow(spec);
         }
+        self.follow_verify(spec);
         if spec.epoch.sequence > self.epoch.sequence {
             self.epoch = spec.epoch;
             self.bar = None;
@@ -309,6 +320,7 @@ impl Owner {
                 }
                 self.drive_peer(keeper, context);
                 self.drive_copier(keeper, context);
+                self.drive_checks(keeper, context);
             }
             // Whether the other side could take over shows when it takes a token.
             Stage::Stopped => self.drive_peer(keeper, context),
@@ -505,6 +517,7 @@ impl Owner {
         self.ask_join(keeper, context);
         self.drive(keeper, context);
         self.retry_works(keeper, context);
+        self.report_checks(context);
         self.wake_records();
     }
 
@@ -563,7 +576,8 @@ impl Owner {
         let reopen = self.reopen_at.filter(|at| *at > context_now);
         let retry =
             self.peer.as_ref().and_then(|peer| peer.retry_at).filter(|at| *at > context_now);
-        [soon, wait, reopen, retry].into_iter().flatten().min()
+        let checks = self.checks.next_deadline(context_now);
+        [soon, wait, reopen, retry, checks].into_iter().flatten().min()
     }
 
     // --- what others see
@@ -582,6 +596,10 @@ impl Owner {
 
     pub(crate) fn opening(&self) -> Option<OpeningReport> {
         self.report
+    }
+
+    pub(crate) fn verify(&self) -> Option<VerifyProgress> {
+        self.checks.progress(self, self.may_check())
     }
 
     pub(crate) fn resync(&self) -> Option<ResyncProgress> {

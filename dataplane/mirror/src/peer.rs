@@ -213,6 +213,7 @@ impl Owner {
         if let Some(peer) = &mut self.peer {
             peer.lose_bar(context.out);
             self.restart_copies();
+            self.abandon_check();
         }
     }
 
@@ -837,6 +838,7 @@ impl Owner {
                 self.marked(false, control(reply) == ControlReply::Done, context)
             }
             LinkPurpose::Copy(key) => self.copy_at_peer(key, reply, keeper, context),
+            LinkPurpose::Check(sent) => self.check_at_peer(sent, reply, keeper, context),
         }
     }
 }

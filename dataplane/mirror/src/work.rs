@@ -26,8 +26,9 @@ const WORKS_MAX: usize = 4_096;
 /// Regions of a healthy peer that may be dirty at a time, per volume: what a crash of the owner
 /// costs to settle. Cold ones are cleared, a quarter at a time, when there are more.
 pub(crate) const HOT_REGIONS_MAX: usize = 128;
-/// Zeroing goes in steps of so many bytes.
-const ZERO_STEP_BYTES: u64 = 64 << 20;
+/// Zeroing goes in steps of so many bytes, each with a claim of its own: others need not wait for all
+/// of a large discard.
+const ZERO_STEP_BYTES: u64 = 16 << 20;
 
 #[derive(Clone, Debug)]
 pub(crate) struct VolumeState {
@@ -291,7 +292,7 @@ impl Owner {
         let serving = self.stage == Stage::Serving;
         let Some(work) = self.works.get_mut(key) else { return };
         let volume = &mut self.volumes[work.volume];
-        let (begin, end) = work.range();
+        let (begin, end) = work.part();
         let unsettled = volume.unsettled.range(volume.regions_of(begin, end)).next().copied();
         if !serving {
             work.step = Step::Held;
@@ -438,6 +439,8 @@ impl Owner {
             Some(LinkReply::Data(data)) if data.len() as u64 == end - begin => {
                 work.data = Some(data);
                 work.step = Step::AwaitingLease;
+                let volume = work.volume;
+                self.mend_soon(volume, begin, end);
                 self.complete_read(key, keeper, context);
             }
             Some(LinkReply::Refused(
@@ -706,7 +709,9 @@ impl Owner {
         if let Kind::Zero { length, done, offset, .. } = &mut work.kind {
             *done = end - *offset;
             if *done < *length {
-                return self.note_intent(key, keeper, context);
+                let volume = work.volume;
+                self.release_claim(volume, key, keeper, context);
+                return self.admit(key, keeper, context);
             }
         }
         self.end(key, HostOutcome::Done, keeper, context);
@@ -799,7 +804,9 @@ impl Owner {
                 };
                 at_it && work.since + deadline <= now
             });
-        late_works || self.own_record_is_late(|since| since + deadline <= now)
+        late_works
+            || self.own_check_is_late(now, deadline)
+            || self.own_record_is_late(|since| since + deadline <= now)
     }
 
     /// This owner begins to serve: what was held meanwhile is nobody's delay.

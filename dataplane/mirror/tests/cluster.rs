@@ -7,6 +7,7 @@
 
 #![allow(
     unreachable_pub,
+    dead_code,
     clippy::print_stdout,
     reason = "modules of one test, which tells its story"
 )]

@@ -5,7 +5,7 @@ use crate::cli::locator::show_locator;
 use crate::cli::quantity::show_size;
 use voute_schemas::Event;
 use voute_schemas::commit::{Commit, Outcome};
-use voute_schemas::event::{DetachCause, HostIdentity, MoveKind};
+use voute_schemas::event::{DetachCause, HostIdentity, MoveKind, VerifyEvidence};
 
 /// What came of a commit, in one line.
 #[must_use]
@@ -125,6 +125,23 @@ pub fn event_words(event: &Event, names: &Names) -> String {
             "failover measured: detection {} ms, commit {} ms, lease wait {} ms, opening {} ms",
             phases.detection_ms, phases.commit_ms, phases.lease_wait_ms, phases.open_ms
         ),
+        Event::VerifyRequested { volume, repair, .. } => format!(
+            "the legs of {} are to be compared{}",
+            of(volume),
+            if *repair { " and repaired" } else { "" }
+        ),
+        Event::VolumeVerified { volume, evidence, .. } => verified_words(&of(volume), evidence),
+        Event::BlocksLost { volume, ranges } => {
+            let bytes: u64 = ranges.iter().map(|range| range.length).sum();
+            format!("{} bytes of {} cannot be read from any leg", bytes, of(volume))
+        }
+        Event::ScrubScheduled { every_hours: Some(hours), repair } => format!(
+            "mirrored volumes are compared every {hours} hours{}",
+            if *repair { " and repaired" } else { "" }
+        ),
+        Event::ScrubScheduled { every_hours: None, .. } => {
+            "mirrored volumes are compared only when told".to_owned()
+        }
         Event::LogSitesChanged { sites } => {
             let names: Vec<&str> = sites.iter().map(|site| site.name.as_str()).collect();
             format!("checkpoints are signed by {}", names.join(", "))
@@ -133,6 +150,25 @@ pub fn event_words(event: &Event, names: &Names) -> String {
             "log site {name} lost its register and began anew at commit {size}, which the others had signed"
         ),
     }
+}
+
+fn verified_words(volume: &str, evidence: &VerifyEvidence) -> String {
+    let found = match evidence.differing_regions {
+        0 => "equal".to_owned(),
+        count => format!("{count} regions differ, {} repaired", evidence.repaired_regions),
+    };
+    let mut words = format!(
+        "the legs of {volume} were compared: {} in {} ms, {found}",
+        show_size(evidence.bytes),
+        evidence.duration_ms
+    );
+    if evidence.mended_bytes > 0 {
+        words.push_str(&format!(", {} bytes mended", evidence.mended_bytes));
+    }
+    if evidence.lost_bytes > 0 {
+        words.push_str(&format!(", {} bytes lost", evidence.lost_bytes));
+    }
+    words
 }
 
 fn because(text: &str) -> String {

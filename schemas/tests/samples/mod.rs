@@ -29,7 +29,8 @@ variants!(EVENT_VARIANTS, variant_of, Event:
     PolicyRemoved VolumeCreated VolumeResized VolumeDeleted LegFormatted LegAdded LegRemoved
     LegReleased LegDetached LegInSync OwnerMoved OwnerConfirmed HostAdded HostChanged HostRemoved
     VolumeMapped VolumeUnmapped FailoverDecided FailoverMeasured
-    LogSitesChanged LogSiteReseeded);
+    LogSitesChanged LogSiteReseeded
+    VerifyRequested VolumeVerified BlocksLost ScrubScheduled);
 variants!(ROLES, role, Role: Viewer Auditor Operator Administrator);
 variants!(SITE_KINDS, site_kind, SiteKind: Data Witness);
 variants!(SITE_CONDITIONS, site_condition, SiteCondition:
@@ -306,6 +307,34 @@ pub(crate) fn event_samples() -> Vec<Event> {
             ],
         },
         Event::LogSiteReseeded { name: "site-b".into(), size: 4_711, root: hash(12) },
+        Event::VerifyRequested {
+            volume: VolumeId(id(600)),
+            repair: true,
+            requested_unix_ms: 1_764_000_000_000,
+        },
+        Event::VolumeVerified {
+            volume: VolumeId(id(600)),
+            run: 4_712,
+            evidence: VerifyEvidence {
+                regions: 1_024,
+                bytes: 1 << 30,
+                differing_regions: 2,
+                differing: vec![
+                    BlockRange { offset: 4_096, length: 512 },
+                    BlockRange { offset: 5 << 20, length: 1 << 20 },
+                ],
+                repaired_regions: 1,
+                mended_bytes: 8_192,
+                lost_bytes: 4_096,
+                duration_ms: 90_061,
+            },
+        },
+        Event::BlocksLost {
+            volume: VolumeId(id(600)),
+            ranges: vec![BlockRange { offset: 7 << 30, length: 4_096 }],
+        },
+        Event::ScrubScheduled { every_hours: Some(720), repair: false },
+        Event::ScrubScheduled { every_hours: None, repair: true },
     ];
     samples.extend([
         condition_reported(SiteCondition::Normal, ConditionSource::Watcher),

@@ -84,6 +84,14 @@ fn decide_one(state: &State, node: NodeId, request: &Escalation) -> Result<Vec<E
         Escalation::ConfirmOwner { group, epoch, incarnation } => {
             confirm_owner(state, node, (*group, *epoch), *incarnation)
         }
+        Escalation::Verified { group, epoch, volume, run, evidence } => {
+            let it = own_volume(state, node, (*group, *epoch), *volume)?;
+            Ok(checks::verified((*volume, it), *run, evidence))
+        }
+        Escalation::BlocksLost { group, epoch, volume, ranges } => {
+            let it = own_volume(state, node, (*group, *epoch), *volume)?;
+            Ok(checks::blocks_lost((*volume, it), ranges))
+        }
     }
 }
 
@@ -185,6 +193,19 @@ fn own_group(
         return Err(Refusal::NotOwner { group: id, owner: group.owner, node });
     }
     Ok(group)
+}
+
+fn own_volume(
+    state: &State,
+    node: NodeId,
+    asked: (GroupId, Epoch),
+    volume: VolumeId,
+) -> Result<&Volume, Refusal> {
+    let group = own_group(state, node, asked)?;
+    if !group.volumes.contains(&volume) {
+        return Err(Refusal::Unknown { noun: Noun::Volume, id: volume.0 });
+    }
+    known_volume(state, volume)
 }
 
 fn detach_side(

@@ -1,6 +1,7 @@
 //! Whether a command may happen, and what then happens. One file per noun.
 
 mod access;
+mod checks;
 pub mod escalations;
 mod failovers;
 mod hosts;
@@ -85,6 +86,12 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Refusal> {
         }
         Command::AddLeg { volume, leg } => volumes::add_leg(state, *volume, *leg),
         Command::RemoveLeg { volume, leg } => volumes::remove_leg(state, *volume, *leg),
+        Command::VerifyVolume { volume, repair, now_unix_ms } => {
+            checks::verify(state, *volume, *repair, *now_unix_ms)
+        }
+        Command::ScheduleScrub { every_hours, repair } => {
+            checks::schedule(state, *every_hours, *repair)
+        }
         Command::AddHost { host, name, identity } => hosts::add(state, *host, name, identity),
         Command::ChangeHost { host, identity } => hosts::change(state, *host, identity),
         Command::RemoveHost { host } => hosts::remove(state, *host),

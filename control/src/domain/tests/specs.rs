@@ -50,6 +50,7 @@ fn a_node_sees_its_own_runs_and_only_the_existence_of_its_peers() {
             leg(LEG_B, SITE_B, NODE_B, vec![run(DEVICE_B, 0, 7)]),
         ],
         mappings: vec![MappingSpec { host: HOST, lun: 3, read_only: true }],
+        verify: None,
     };
     let group = GroupSpec {
         group: GROUP,

@@ -119,6 +119,7 @@ impl Keeper {
         state.header.agreed_nonce = 0;
         state.header.joining = None;
         state.header.record = Vec::new();
+        state.header.lost = Vec::new();
         state.header.token = self.held;
         state.pages = (0..state.header.pages).map(|_| (1, Writer::default())).collect();
         self.format_pages(leg, 0, out);

@@ -3,6 +3,7 @@
 
 use super::{Client, Keeper, KeeperEvent, Leg, LegFault, Waiter};
 use crate::action::RECORD_BYTES_MAX;
+use crate::header::add_lost;
 use crate::link::{Bar, Mark};
 use crate::map::REGIONS_PER_PAGE;
 use crate::out::Out;
@@ -150,6 +151,34 @@ impl Keeper {
                     return self.write_header(index, Waiter::Client(client), out);
                 }
             },
+        };
+        self.events.push_back(KeeperEvent::Done(client, Err(fault)));
+    }
+
+    /// Notes on disk that the leg does not hold these blocks of a volume. One [`KeeperEvent::Done`].
+    pub(crate) fn lose(
+        &mut self,
+        volume: u32,
+        bar: Bar,
+        (offset, length): (u64, u64),
+        client: Client,
+        out: &mut Out,
+    ) {
+        let fault = match self.position(volume) {
+            None => LegFault::Unknown,
+            Some(_) if self.bar != Some(bar) => LegFault::Stale,
+            Some(index) => {
+                let leg = &mut self.legs[index];
+                let fits = offset.checked_add(length).is_some_and(|end| end <= leg.size);
+                match self.usable() {
+                    Err(fault) => fault,
+                    Ok(()) if length == 0 || !fits => LegFault::Invalid,
+                    Ok(()) if !add_lost(&mut self.legs[index].header.lost, offset, length) => {
+                        LegFault::Invalid
+                    }
+                    Ok(()) => return self.write_header(index, Waiter::Client(client), out),
+                }
+            }
         };
         self.events.push_back(KeeperEvent::Done(client, Err(fault)));
     }

@@ -83,6 +83,12 @@ impl Keeper {
                 Waiter::Client(client) => {
                     self.events.push_back(KeeperEvent::Done(client, fault.map_or(Ok(None), Err)))
                 }
+                Waiter::Regained(key) => {
+                    if let (Some(fault), Some(operation)) = (fault, self.operations.get_mut(key)) {
+                        operation.fault = operation.fault.or(Some(fault));
+                    }
+                    self.finish(key, None, out);
+                }
                 Waiter::Region(region) => self.region_prepared(leg, region, fault, out),
                 Waiter::Barring(token) => self.header_barred(token, fault, out),
                 Waiter::Joint(key) => self.joint_written(key, fault),

@@ -5,6 +5,7 @@ use super::{
     Waiter, leg_fault,
 };
 use crate::action::{DeviceKind, DeviceResult};
+use crate::header::{is_lost, remove_lost};
 use crate::link::Bar;
 use crate::map::REGIONS_PER_PAGE;
 use crate::out::Out;
@@ -156,6 +157,11 @@ impl Keeper {
             }
             LegOperation::Read { offset, length } => {
                 let (offset, length) = (*offset, *length);
+                if is_lost(&self.legs[index].header.lost, offset, u64::from(length)) {
+                    let operation = self.operations.get_mut(key).expect("looked up above");
+                    operation.fault = Some(LegFault::Medium);
+                    return self.finish(key, None, out);
+                }
                 if self.runs(index, offset, u64::from(length)).iter().any(|run| run.2) {
                     self.operations.get_mut(key).expect("looked up above").waiting = 1;
                     self.device(
@@ -176,6 +182,9 @@ impl Keeper {
                 self.operations.get_mut(key).expect("looked up above").waiting =
                     u32::try_from(runs.len()).expect("runs are bounded by the regions");
                 if runs.is_empty() {
+                    if self.regains(key, out) {
+                        return;
+                    }
                     return self.finish(key, None, out);
                 }
                 for (begin, length, _) in runs {
@@ -235,7 +244,30 @@ impl Keeper {
             }
             (_, buffer) => buffer,
         };
+        if self.regains(key, out) {
+            return;
+        }
         self.finish(key, buffer, out);
+    }
+
+    /// Whether a write that is on the device gave lost blocks a content again: then it ends only when
+    /// the header says so, or a crash would take back what was acknowledged.
+    fn regains(&mut self, key: u64, out: &mut Out) -> bool {
+        let Some(operation) = self.operations.get_mut(key) else { return false };
+        let (offset, length) = operation.kind.range();
+        let lost = &mut self.legs[operation.leg].header.lost;
+        let is_written =
+            operation.fault.is_none() && !matches!(operation.kind, LegOperation::Read { .. });
+        if !is_written || !is_lost(lost, offset, length) {
+            return false;
+        }
+        if !remove_lost(lost, offset, length) {
+            operation.fault = Some(LegFault::Medium);
+            return false;
+        }
+        let leg = operation.leg;
+        self.write_header(leg, Waiter::Regained(key), out);
+        true
     }
 
     pub(super) fn finish(&mut self, key: u64, buffer: Option<Buffer>, out: &mut Out) {

@@ -2,7 +2,7 @@
 //! while, be full, lose blocks, or forget everything.
 
 use super::BLOCK;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use voute_buffer::Buffer;
 use voute_mirror::{DeviceFault, DeviceKind, DeviceRequest};
 
@@ -25,6 +25,8 @@ pub enum Ailment {
 pub struct Disk {
     blocks: HashMap<u64, Vec<u8>>,
     pub ailment: Option<Ailment>,
+    /// Blocks that cannot be read until they are written.
+    pub bad: BTreeSet<u64>,
     writes: u64,
 }
 
@@ -40,6 +42,9 @@ impl Disk {
             return Err(fault);
         }
         match request.kind {
+            DeviceKind::Read { length } if self.is_bad(request.offset, length) => {
+                Err(DeviceFault::Medium)
+            }
             DeviceKind::Read { length } => Ok(Some(self.read(request.offset, length as usize))),
             DeviceKind::Write { data } => {
                 self.write(request.offset, &data, |_| true);
@@ -50,6 +55,22 @@ impl Disk {
                 Ok(None)
             }
         }
+    }
+
+    fn is_bad(&self, offset: u64, length: u32) -> bool {
+        let end = offset + u64::from(length);
+        self.bad.range(offset / BLOCK..end.div_ceil(BLOCK)).next().is_some()
+    }
+
+    /// Turns a bit of a block of data around, if it was ever written; whether it was.
+    pub fn spoil(&mut self, block: u64) -> bool {
+        let found = self.blocks.get_mut(&(DATA_BEGIN / BLOCK + block));
+        found.map(|bytes| bytes[4_000] ^= 16).is_some()
+    }
+
+    /// A block of data can be read no more.
+    pub fn damage(&mut self, block: u64) {
+        self.bad.insert(DATA_BEGIN / BLOCK + block);
     }
 
     fn fault(&mut self, request: &DeviceRequest) -> Option<DeviceFault> {
@@ -104,12 +125,14 @@ impl Disk {
             data.chunks(BLOCK as usize).enumerate().filter(|(index, _)| keep(*index as u64))
         {
             self.blocks.insert(offset / BLOCK + index as u64, chunk.to_vec());
+            self.bad.remove(&(offset / BLOCK + index as u64));
         }
     }
 
     fn zero(&mut self, offset: u64, length: u64) {
         for block in offset / BLOCK..(offset + length) / BLOCK {
             self.blocks.insert(block, vec![0; BLOCK as usize]);
+            self.bad.remove(&block);
         }
     }
 }

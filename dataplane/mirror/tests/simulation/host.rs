@@ -104,6 +104,16 @@ impl Default for Host {
 }
 
 impl Host {
+    pub fn is_idle(&self) -> bool {
+        self.tasks.iter().all(|task| matches!(task, Task::Idle))
+    }
+
+    /// What is asked for again and again is asked for no more.
+    pub fn forget_tasks(&mut self) {
+        self.tasks.fill(Task::Idle);
+        self.attempts.iter_mut().for_each(|attempt| *attempt += 1);
+    }
+
     pub fn stop(&mut self) {
         self.stopped = true;
     }
@@ -161,6 +171,16 @@ impl Simulation {
         self.host.tasks[worker] = task;
         self.host.tries[worker] = 0;
         self.host_send(worker);
+    }
+
+    pub fn begin_read(&mut self, block: u64) {
+        self.host.tasks[0] = self.read_task(block);
+        self.host_send(0);
+    }
+
+    pub fn begin_write(&mut self, block: u64) {
+        self.host.tasks[0] = Task::Write { begin: block, values: self.host.issue(block, 1, false) };
+        self.host_send(0);
     }
 
     fn read_task(&self, block: u64) -> Task {

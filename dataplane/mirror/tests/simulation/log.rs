@@ -2,8 +2,10 @@
 
 use super::{BLOCK, BLOCKS, BLOCKS_MAX, REGION};
 use voute_schemas::command::Escalation;
-use voute_schemas::contract::{EscalationOutcome, GroupSpec, LegSpec, SideSpec, VolumeSpec};
-use voute_schemas::event::DetachCause;
+use voute_schemas::contract::{
+    EscalationOutcome, GroupSpec, LegSpec, SideSpec, VerifyOrder, VolumeSpec,
+};
+use voute_schemas::event::{BlockRange, DetachCause, VerifyEvidence};
 use voute_schemas::{Epoch, GroupId, Hash, LegId, Name, NodeId, Sequence, SiteId, VolumeId};
 
 pub struct SimulatedLog {
@@ -11,6 +13,9 @@ pub struct SimulatedLog {
     sequence: u64,
     pub reachable: bool,
     pub owner_changes: u64,
+    /// What comparisons found, and blocks reported as lost.
+    pub verified: Vec<VerifyEvidence>,
+    pub lost: Vec<BlockRange>,
 }
 
 impl SimulatedLog {
@@ -33,6 +38,7 @@ impl SimulatedLog {
             region_bytes: REGION,
             legs: legs.collect(),
             mappings: vec![],
+            verify: None,
         };
         let sides =
             (0..2).map(|index| SideSpec { site: sites[index], node: nodes[index], in_sync: true });
@@ -44,7 +50,14 @@ impl SimulatedLog {
             last_common: epoch,
             volumes: vec![volume],
         };
-        SimulatedLog { spec, sequence: 1, reachable: true, owner_changes: 0 }
+        SimulatedLog {
+            spec,
+            sequence: 1,
+            reachable: true,
+            owner_changes: 0,
+            verified: vec![],
+            lost: vec![],
+        }
     }
 
     pub fn spec(&self) -> GroupSpec {
@@ -54,6 +67,13 @@ impl SimulatedLog {
     /// Size of the volume, blocks.
     pub fn blocks(&self) -> u64 {
         self.spec.volumes[0].size_bytes / BLOCK
+    }
+
+    /// The owner is to compare the legs; no epoch changes.
+    pub fn order_verify(&mut self, repair: bool) {
+        self.sequence += 1;
+        let order = VerifyOrder { run: self.sequence, repair };
+        self.spec.volumes[0].verify = Some(order);
     }
 
     /// The volume grows; no epoch changes.
@@ -208,6 +228,20 @@ impl SimulatedLog {
                     .map(|side| side.node)
                     .ok_or("no-other")?;
                 if self.fail_over(other) { Ok(true) } else { Err("no-other") }
+            }
+            Escalation::Verified { epoch, run, evidence, .. } => {
+                by_owner(*epoch)?;
+                let verify = &mut self.spec.volumes[0].verify;
+                let is_news = verify.take_if(|order| order.run == *run).is_some();
+                if is_news {
+                    self.verified.push(evidence.clone());
+                }
+                Ok(is_news)
+            }
+            Escalation::BlocksLost { epoch, ranges, .. } => {
+                by_owner(*epoch)?;
+                self.lost.extend(ranges);
+                Ok(false)
             }
             Escalation::DeviceReady { .. }
             | Escalation::DeviceRefused { .. }

@@ -2,6 +2,7 @@
 
 mod disk;
 mod host;
+mod integrity;
 mod log;
 
 use disk::{Ailment, Disk};
@@ -113,6 +114,8 @@ pub struct Simulation {
     commands: u64,
     faults_until: Duration,
     loud: bool,
+    /// Blocks were lost on purpose.
+    pub expects_medium_errors: bool,
     cluster: ClusterId,
 }
 
@@ -157,6 +160,7 @@ impl Simulation {
             commands: 0,
             faults_until: Duration::ZERO,
             loud: std::env::var("VOUTE_SEED").is_ok(),
+            expects_medium_errors: false,
             cluster,
         };
         simulation.start(0);
@@ -514,7 +518,8 @@ impl Simulation {
     /// Whether some blocks may have no readable, writable copy just now.
     fn medium_error_is_possible(&self) -> bool {
         let long = Duration::from_secs(1);
-        !self.log.both_in_sync()
+        self.expects_medium_errors
+            || !self.log.both_in_sync()
             || self.whole_since.is_none_or(|since| since + long > self.now)
             || self.nodes.iter().all(|node| node.disk.ailment.is_some())
     }

@@ -58,6 +58,7 @@ mod tests {
             resync: None,
             last_io_unix_ms: None,
             opening: None,
+            verify: None,
         }
     }
 

@@ -67,6 +67,7 @@ fn group(facts: &NodeFacts, number: u32) -> GroupSpec {
             region_bytes: 1 << 20,
             legs: legs.collect(),
             mappings: vec![MappingSpec { host: facts.hosts[0].host, lun: 7, read_only: false }],
+            verify: None,
         }],
     }
 }

@@ -15,7 +15,7 @@ use voute_events::{MerkleTree, Signer};
 use voute_schemas::command::Escalation;
 use voute_schemas::commit::{Actor, Commit, Origin, Outcome};
 use voute_schemas::contract::*;
-use voute_schemas::event::{MoveKind, ResyncEvidence};
+use voute_schemas::event::{MoveKind, ResyncEvidence, VerifyEvidence};
 use voute_schemas::place::{ExtentRun, LegPlacement, Locator, Portals};
 use voute_schemas::proof::CommitProof;
 use voute_schemas::times::Times;
@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<GroupId, GroupSpec>,
     host: HostId,
     pub(crate) joined: Vec<ResyncEvidence>,
+    /// What comparisons found.
+    pub(crate) verified: Vec<VerifyEvidence>,
     pub(crate) escalations: Vec<Escalation>,
     link_secret: String,
 }
@@ -119,6 +121,7 @@ impl Control {
             groups: BTreeMap::new(),
             host: HostId::generate(),
             joined: vec![],
+            verified: vec![],
             escalations: vec![],
             link_secret: "5a".repeat(32),
         };
@@ -339,6 +342,7 @@ impl State {
                     lun: number as u16,
                     read_only: false,
                 }],
+                verify: None,
             }],
         };
         self.groups.insert(group, spec);
@@ -438,9 +442,13 @@ impl State {
                 }
             }
             Escalation::DeviceRefused { cause, .. } => panic!("device refused: {cause}"),
-            Escalation::HandOver { .. } | Escalation::LegReleased { .. } => {
-                refused("not-in-this-test")
+            Escalation::Verified { evidence, .. } => {
+                self.verified.push(evidence.clone());
+                committed(self)
             }
+            Escalation::HandOver { .. }
+            | Escalation::LegReleased { .. }
+            | Escalation::BlocksLost { .. } => refused("not-in-this-test"),
         }
     }
 

@@ -1,0 +1,125 @@
+//! Legs that differ and blocks that cannot be read: what is found, mended, reported and kept.
+//! The simulation is that of `cluster.rs`.
+
+#![allow(
+    unreachable_pub,
+    dead_code,
+    clippy::print_stdout,
+    reason = "modules of another test, which tells its story"
+)]
+
+mod simulation;
+
+use simulation::Simulation;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use voute_schemas::event::BlockRange;
+
+#[test]
+fn equal_legs_are_found_equal_under_load() {
+    let mut simulation = Simulation::new(11);
+    simulation.run_quietly(2_000);
+    let found = simulation.compare(false);
+    assert_eq!((found.regions, found.differing_regions), (16, 0), "{found:?}");
+    assert_eq!((found.mended_bytes, found.lost_bytes), (0, 0));
+    assert_eq!(found.bytes, simulation::BLOCKS * simulation::BLOCK);
+    simulation.verify();
+}
+
+#[test]
+fn a_bit_that_turned_on_one_leg_is_found_and_repaired_only_when_told() {
+    let mut simulation = Simulation::new(12);
+    simulation.run_quietly(2_000);
+    simulation.quieten();
+    // One region, of sixteen blocks, of the leg that hosts do not read.
+    let spoilt = simulation.spoil(1, 32..48);
+    assert!(spoilt > 0, "a region without a block that was written");
+    let found = simulation.compare(false);
+    assert_eq!((found.differing_regions, found.repaired_regions), (1, 0), "{found:?}");
+    let range = found.differing[0];
+    assert!(range.offset >= 32 * 4096 && range.offset + range.length <= 48 * 4096, "{range:?}");
+    let found = simulation.compare(true);
+    assert_eq!((found.differing_regions, found.repaired_regions), (1, 1), "{found:?}");
+    let found = simulation.compare(false);
+    assert_eq!(found.differing_regions, 0, "{found:?}");
+    simulation.verify();
+}
+
+#[test]
+fn blocks_that_the_owner_cannot_read_are_read_from_the_peer_and_written_back() {
+    let mut simulation = Simulation::new(13);
+    simulation.run_quietly(2_000);
+    simulation.damage(0, (0..240).step_by(5));
+    assert_eq!(simulation.damaged(0), 48);
+    // The host's reads and writes, and a comparison, come by all of them.
+    simulation.run_quietly(1_000);
+    let found = simulation.compare(false);
+    assert_eq!((found.differing_regions, found.lost_bytes), (0, 0), "{found:?}");
+    assert_eq!(simulation.damaged(0), 0, "some were not mended");
+    simulation.verify();
+}
+
+#[test]
+fn a_read_that_the_peer_answered_is_mended_without_a_comparison() {
+    let mut simulation = Simulation::new(14);
+    simulation.run_quietly(2_000);
+    simulation.quieten();
+    simulation.damage(0, 100..104);
+    assert!((100..104).all(|block| simulation.is_readable(block)));
+    simulation.run_quietly(1_000);
+    assert_eq!(simulation.damaged(0), 0);
+    simulation.verify();
+}
+
+#[test]
+fn a_comparison_mends_blocks_that_the_peer_cannot_read() {
+    let mut simulation = Simulation::new(15);
+    simulation.run_quietly(2_000);
+    simulation.damage(1, (3..240).step_by(50));
+    let found = simulation.compare(false);
+    assert!(found.mended_bytes > 0, "{found:?}");
+    assert_eq!((simulation.damaged(1), found.differing_regions), (0, 0));
+    simulation.verify();
+}
+
+#[test]
+fn a_resync_from_a_leg_with_bad_blocks_ends_and_says_which_are_lost() {
+    let mut simulation = Simulation::new(16);
+    simulation.expects_medium_errors = true;
+    let took = simulation.resync_from_a_damaged_leg([17, 18, 90].into_iter());
+    assert!(took < Duration::from_secs(20), "in sync only after {took:?}");
+    simulation.run_quietly(3_000);
+    let blocks = |range: &BlockRange| range.offset / 4096..(range.offset + range.length) / 4096;
+    let lost: BTreeSet<u64> = simulation.log.lost.iter().flat_map(blocks).collect();
+    assert_eq!(lost, [17, 18, 90].into());
+    for _ in 0..2 {
+        assert!(!simulation.is_readable(17) && !simulation.is_readable(90), "invented content");
+        assert!(
+            simulation.is_readable(16) && simulation.is_readable(91),
+            "a good block was given up"
+        );
+        simulation.swap_owner();
+    }
+    // Whoever writes a lost block has it again, on both legs.
+    for block in [17, 18, 90] {
+        simulation.begin_write(block);
+        simulation.settle_host();
+        assert!(simulation.is_readable(block));
+    }
+    assert_eq!(simulation.damaged(0), 0);
+    simulation.verify();
+}
+
+#[test]
+fn a_comparison_that_loses_its_peer_waits_and_goes_on() {
+    let mut simulation = Simulation::new(17);
+    simulation.run_quietly(1_000);
+    simulation.log.order_verify(false);
+    assert_eq!(simulation.lose_the_peer(), Vec::<String>::new());
+    assert_eq!(simulation.log.verified.len(), 0, "there was nothing to compare with");
+    simulation.heal();
+    simulation.run_quietly(20_000);
+    assert_eq!(simulation.log.verified.len(), 1);
+    assert_eq!(simulation.log.verified[0].differing_regions, 0);
+    simulation.verify();
+}

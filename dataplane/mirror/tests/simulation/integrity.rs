@@ -1,0 +1,72 @@
+//! Legs that differ or cannot be read, on an otherwise quiet pair.
+
+use super::Simulation;
+use std::time::Duration;
+use voute_schemas::event::VerifyEvidence;
+
+impl Simulation {
+    /// Has the owner compare the legs, and waits for what the log gets to know of it.
+    pub fn compare(&mut self, repair: bool) -> VerifyEvidence {
+        let before = self.log.verified.len();
+        self.log.order_verify(repair);
+        self.publish();
+        self.run_while(|all| all.log.verified.len() == before);
+        self.log.verified[before].clone()
+    }
+
+    /// Turns a bit around on a leg, in blocks that were written; how many.
+    pub fn spoil(&mut self, node: usize, blocks: impl Iterator<Item = u64>) -> usize {
+        blocks.filter(|block| self.nodes[node].disk.spoil(*block)).count()
+    }
+
+    /// Blocks of a leg can no more be read, until they are written.
+    pub fn damage(&mut self, node: usize, blocks: impl Iterator<Item = u64>) {
+        blocks.for_each(|block| self.nodes[node].disk.damage(block));
+    }
+
+    /// How many blocks of a leg cannot be read.
+    pub fn damaged(&self, node: usize) -> usize {
+        self.nodes[node].disk.bad.len()
+    }
+
+    /// Lets the host end what it began, and begin nothing more.
+    pub fn quieten(&mut self) {
+        self.host.stop();
+        self.settle_host();
+    }
+
+    /// The peer dies, the owner's leg loses blocks, the peer comes back; how long until it is in
+    /// sync again.
+    pub fn resync_from_a_damaged_leg(&mut self, blocks: impl Iterator<Item = u64>) -> Duration {
+        self.run_quietly(1_000);
+        self.crash(1);
+        self.run_quietly(4_000);
+        self.quieten();
+        // A full copy: what the peer had is gone.
+        self.nodes[1].disk.forget();
+        self.damage(0, blocks);
+        self.start(1);
+        let began = self.now;
+        self.run_while(|all| !all.log.both_in_sync());
+        self.now - began
+    }
+
+    /// Reads a block once at the owner; whether it was readable.
+    pub fn is_readable(&mut self, block: u64) -> bool {
+        let before = self.host.medium_errors;
+        self.begin_read(block);
+        self.run_while(|all| all.host.medium_errors == before && !all.host.is_idle());
+        let readable = self.host.medium_errors == before;
+        self.host.forget_tasks();
+        readable
+    }
+
+    /// Moves the volume to the other node and waits until it serves.
+    pub fn swap_owner(&mut self) {
+        let other = self.nodes.iter().map(|node| node.id).find(|id| *id != self.log.owner());
+        assert!(self.log.move_owner(other.expect("two nodes")), "a healthy pair can be moved");
+        self.publish();
+        self.run_quietly(100);
+        self.run_while(|all| !all.is_healthy());
+    }
+}
