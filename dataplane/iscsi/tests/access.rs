@@ -230,6 +230,23 @@ fn a_pattern_is_written_even_where_room_may_be_freed() {
 }
 
 #[test]
+fn a_write_same_of_no_number_of_blocks_goes_to_the_end() {
+    let (mut wire, from) = (wire_on(view(0, VOLUME)), BLOCKS - 8);
+    let same = |flags: u8, lba: u64| {
+        let [.., a, b, c, d] = lba.to_be_bytes();
+        [0x41, flags, a, b, c, d, 0, 0, 0, 0]
+    };
+    assert_eq!(wire.command(&same(0, from), 0, &[0xa6; 512]).status, CompletionStatus::Good);
+    assert_eq!(wire.read(from, 8).data, [0xa6; 8 * 512]);
+    // With UNMAP it means to free the rest, whatever block comes along (decision 0009).
+    assert_eq!(wire.command(&same(8, from + 4), 0, &[0xff; 512]).status, CompletionStatus::Good);
+    assert_eq!(wire.read(from + 4, 4).data, [0; 4 * 512]);
+    assert_eq!(wire.read(from, 4).data, [0xa6; 4 * 512]);
+    let beyond = wire.command(&same(0, BLOCKS), 0, &[0; 512]).status;
+    assert_eq!(sense(&beyond), (5, 0x2100));
+}
+
+#[test]
 fn larger_physical_blocks_are_told() {
     for (physical, exponent) in [(512, 0), (4096, 3)] {
         let mut wire = wire_on(LunView { physical_block_size: physical, ..view(0, VOLUME) });

@@ -99,7 +99,7 @@ pub(crate) enum Then {
     CompareRepeated { lba: u64, blocks: u32 },
     CompareAndWrite { lba: u64, blocks: u32 },
     OrWrite { lba: u64 },
-    WriteSame { lba: u64, blocks: u32, deallocate: bool },
+    WriteSame { lba: u64, blocks: u32, deallocate: bool, frees_the_rest: bool },
     Unmap,
     Copy,
     SetGroups,
@@ -208,10 +208,10 @@ pub(crate) fn finish(then: Then, data: Buffer, context: &Context<'_>) -> Result<
             let write = Buffer::copy_of(&data[half..2 * half]);
             submit(Operation::CompareAndWrite { lba, blocks, compare, write })
         }
-        Then::WriteSame { lba, blocks, deallocate } => {
+        Then::WriteSame { lba, blocks, deallocate, frees_the_rest } => {
             require(data.len() >= size)?;
             // UNMAP asks for room to be freed only where reading it back gives what was sent.
-            if data.iter().all(|byte| *byte == 0) {
+            if frees_the_rest || data.iter().all(|byte| *byte == 0) {
                 submit(Operation::WriteZeroes { lba, blocks, deallocate })
             } else {
                 Plan::Submit(Work::Repeat { lba, blocks, block: data, compares: false })
@@ -382,20 +382,38 @@ fn write_same(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
     {
         return Err(Sense::INVALID_FIELD_IN_CDB);
     }
+    let (lba, asked) = cdb.range();
+    let blocks = same_blocks(lba, asked, context)?;
     writable(context)?;
-    let (lba, blocks) = checked_range(cdb.range(), context)?;
-    // WSNZ: zero blocks would mean all to the end.
-    if blocks == 0 || blocks > WRITE_SAME_BYTES_MAX / context.view.block_size {
-        return Err(Sense::INVALID_FIELD_IN_CDB);
-    }
     if without_data {
         return Ok(submit(Operation::WriteZeroes { lba, blocks, deallocate }));
     }
     announced(context.view.block_size, context)?;
+    // To free all that follows is asked for without a number of blocks; the block that comes with it is
+    // not looked at (decision 0009).
+    let frees_the_rest = deallocate && asked == 0;
     Ok(Plan::Take {
         length: context.view.block_size,
-        then: Then::WriteSame { lba, blocks, deallocate },
+        then: Then::WriteSame { lba, blocks, deallocate, frees_the_rest },
     })
+}
+
+/// How many blocks WRITE SAME is for: none named means all from `lba` to the end (SBC-3 §5.43, WSNZ is
+/// zero), within the MAXIMUM WRITE SAME LENGTH as any other number.
+fn same_blocks(lba: u64, asked: u32, context: &Context<'_>) -> Result<u32, Sense> {
+    let most = u64::from(WRITE_SAME_BYTES_MAX / context.view.block_size);
+    let blocks = match asked {
+        0 => context.view.blocks.checked_sub(lba).filter(|rest| *rest > 0),
+        asked => {
+            checked_range((lba, asked), context)?;
+            Some(u64::from(asked))
+        }
+    };
+    match blocks {
+        None => Err(Sense::LBA_OUT_OF_RANGE),
+        Some(blocks) if blocks > most => Err(Sense::INVALID_FIELD_IN_CDB),
+        Some(blocks) => Ok(blocks as u32),
+    }
 }
 
 fn unmap(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {

@@ -128,8 +128,7 @@ fn extended() -> Vec<u8> {
 fn block_limits(view: &LunView) -> Vec<u8> {
     let in_blocks = |bytes: u32| bytes / view.block_size;
     let mut body = vec![0; 60];
-    // WSNZ: a WRITE SAME of zero blocks is refused.
-    body[0] = 0x01;
+    // WSNZ is zero: a WRITE SAME of no number of blocks means all to the end.
     body[1] = COMPARE_AND_WRITE_BLOCKS_MAX;
     body[2..4].copy_from_slice(&(in_blocks(4096).max(1) as u16).to_be_bytes());
     body[4..8].copy_from_slice(&in_blocks(TRANSFER_BYTES_MAX).to_be_bytes());
