@@ -13,7 +13,7 @@ use voute_mirror::{Access, HostOperation, HostRequest};
 use voute_schemas::command::Command;
 use voute_schemas::contract::{GroupRole, NodeStatus};
 use voute_schemas::event::{DetachCause, Event, MoveKind, ResyncEvidence};
-use voute_schemas::{Epoch, GroupId, Sequence};
+use voute_schemas::{GroupId, Sequence};
 
 /// What is remembered of a volume.
 #[derive(Default)]
@@ -30,7 +30,6 @@ struct Watched {
 
 pub(crate) struct Checks {
     volumes: Vec<Watched>,
-    epochs: BTreeMap<GroupId, Epoch>,
     served: BTreeMap<(GroupId, Sequence), usize>,
     obeyed: BTreeMap<(usize, u64, GroupId), Sequence>,
     counted: Sequence,
@@ -45,7 +44,6 @@ impl Checks {
     pub(crate) fn new(volumes: usize) -> Self {
         Checks {
             volumes: (0..volumes).map(|_| Watched::default()).collect(),
-            epochs: BTreeMap::new(),
             served: BTreeMap::new(),
             obeyed: BTreeMap::new(),
             counted: Sequence(0),
@@ -69,22 +67,19 @@ impl World {
 
     // ---- the log -------------------------------------------------------------------------------
 
+    /// Each commit counts once, whoever reads it first.
     pub(crate) fn check_commits(&mut self, publication: &Publication) {
-        let position = publication.after.position().sequence;
-        let is_next = publication.before.position().sequence == self.checks.counted;
+        let forgot = self.log.inner().forgot();
         for (id, group) in publication.after.groups() {
-            let before = self.checks.epochs.insert(id, group.epoch);
-            if publication.control == SERVING
-                && is_next
-                && before.is_some_and(|before| before.sequence > group.epoch.sequence)
-            {
+            let before = publication.before.group(id).map(|group| group.epoch.sequence);
+            if before > Some(group.epoch.sequence) && !forgot {
                 self.violated(|| format!("the epoch of {id} fell to {}", group.epoch.sequence));
             }
         }
-        if is_next || publication.control == SERVING && position > self.checks.counted {
-            self.checks.counted = position;
-            if is_next {
-                publication.events.iter().for_each(|event| self.count(event));
+        for (sequence, events) in &publication.commits {
+            if *sequence == self.checks.counted.next() {
+                self.checks.counted = *sequence;
+                events.iter().for_each(|event| self.count(event));
             }
         }
     }
@@ -250,6 +245,7 @@ impl World {
 
     /// Whether some blocks may have no readable, writable copy just now.
     pub(crate) fn check_medium_error(&mut self, volume: usize) {
+        self.check_time();
         let long = Duration::from_secs(1);
         let whole_since = self.checks.volumes[volume].whole_since;
         let is_possible = whole_since.is_none_or(|since| since + long > self.now)
@@ -304,6 +300,7 @@ impl World {
     pub(crate) fn verify(&mut self) {
         self.hosts.is_stopped = true;
         self.settle_hosts();
+        self.controls[SERVING].hold_still();
         let mut before: Vec<Option<Vec<u8>>> = vec![None; self.founded.volumes.len()];
         for _ in 0..2 {
             for (volume, before) in before.iter_mut().enumerate() {
@@ -349,7 +346,6 @@ impl World {
                 world.group(volume).is_some_and(|group| group.owner == *node)
             }) && world.is_healthy()
         };
-        // A policy may want it back at once.
         let mut was_moved = false;
         while !was_moved && self.violation.is_none() {
             if self.now >= deadline {

@@ -41,7 +41,7 @@ pub(crate) struct Publication {
     pub(crate) control: usize,
     pub(crate) before: State,
     pub(crate) after: State,
-    pub(crate) events: Vec<LogEvent>,
+    pub(crate) commits: Vec<(Sequence, Vec<LogEvent>)>,
 }
 
 enum Job {
@@ -107,6 +107,11 @@ impl Control {
     /// Whether it may tell nodes what to be.
     pub(crate) fn serves(&self) -> bool {
         self.is_up && self.stopped.is_none() && self.state.cluster().is_some()
+    }
+
+    /// From here on its watcher moves nothing by itself.
+    pub(crate) fn hold_still(&mut self) {
+        self.watcher.may_act = false;
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -304,6 +309,9 @@ impl World {
             return;
         }
         self.after(LOOK_INTERVAL, Event::Look { control, life });
+        if control == SERVING {
+            self.check_time();
+        }
         if control == SERVING && self.controls[control].serves() {
             self.assess();
         }
@@ -541,7 +549,7 @@ impl World {
             return;
         }
         let before = it.state.clone();
-        let mut events = Vec::new();
+        let mut commits = Vec::new();
         loop {
             let batch = it.reader.next_batch(READ_MAX).now_or_never();
             match batch.expect("the simulated log never waits") {
@@ -549,7 +557,7 @@ impl World {
                 Ok(batch) => {
                     for (commit, stored) in batch {
                         evolve(&mut it.state, stored.position, &commit);
-                        events.extend(commit.events().iter().cloned());
+                        commits.push((commit.sequence, commit.events().to_vec()));
                     }
                 }
                 Err(ReadError::Unavailable { .. }) => {
@@ -564,19 +572,21 @@ impl World {
             }
         }
         if self.controls[control].state.position() != before.position() {
-            self.publish(control, before, events);
+            self.publish(control, before, commits);
         }
     }
 
-    fn publish(&mut self, control: usize, before: State, events: Vec<LogEvent>) {
+    fn publish(&mut self, control: usize, before: State, commits: Vec<(Sequence, Vec<LogEvent>)>) {
         if control == SERVING && !self.sign() {
             return self.stop_control(control, "it signed another history before".to_owned());
         }
         let after = self.controls[control].state.clone();
-        let publication = Publication { control, before, after, events };
+        let publication = Publication { control, before, after, commits };
         self.committed(&publication);
         if control == SERVING {
-            let touched = touched(&publication.before, &publication.after, &publication.events);
+            let events: Vec<LogEvent> =
+                publication.commits.iter().flat_map(|(_, events)| events.iter().cloned()).collect();
+            let touched = touched(&publication.before, &publication.after, &events);
             self.spread(&touched);
         }
         self.work(control);

@@ -184,7 +184,9 @@ impl World {
             1 => (Ailment::ReadOnly, "device read-only"),
             2 => (Ailment::Full, "device full"),
             3 | 4 => (Ailment::Flaky, "device flaky"),
-            5 => (Ailment::WrongReads(self.random.next()), "wrong reads of maps"),
+            5 if self.plan.with_wrong_reads => {
+                (Ailment::WrongReads(self.random.next()), "wrong reads of maps")
+            }
             _ => (Ailment::BadBlocks(self.random.next()), "bad blocks"),
         };
         self.note_fault(name);

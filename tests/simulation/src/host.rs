@@ -427,7 +427,9 @@ impl World {
         if !state.is_up() {
             return self.doubt_path(node);
         }
-        state.requests.insert(request.id.0, (path, worker, attempt));
+        let arrived = self.names;
+        self.names += 1;
+        state.requests.insert(request.id.0, (path, worker, attempt, arrived));
         let is_write = matches!(
             request.operation,
             HostOperation::Write { .. }
@@ -441,21 +443,19 @@ impl World {
     }
 
     pub(crate) fn reply_to_host(&mut self, node: usize, id: HostTag, outcome: HostOutcome) {
-        let Some((path, worker, attempt)) = self.nodes[node].requests.remove(&id.0) else { return };
+        let request = self.nodes[node].requests.remove(&id.0);
+        let Some((path, worker, attempt, confirmed)) = request else { return };
         let is_confirmed = matches!(outcome, HostOutcome::Done)
             && matches!(self.hosts.workers[worker].task, Task::Confirm)
             && self.hosts.workers[worker].attempt == attempt;
         if is_confirmed {
             let volume = self.hosts.workers[worker].volume;
             let workers = &self.hosts.workers;
-            let earlier = self.nodes[node].requests.iter().find(|(other, (_, worker, _))| {
-                **other < id.0 && workers[*worker].volume == volume
+            let earlier = self.nodes[node].requests.values().any(|(_, worker, _, arrived)| {
+                *arrived < confirmed && workers[*worker].volume == volume
             });
-            if let Some((earlier, _)) = earlier {
-                let earlier = *earlier;
-                self.violated(|| {
-                    format!("request {} was confirmed before {earlier} had ended", id.0)
-                });
+            if earlier {
+                self.violated(|| format!("request {} was confirmed before an earlier one", id.0));
             }
         }
         let delay = self.travel(Place::Node(node), Place::Hosts);

@@ -94,13 +94,21 @@ pub struct Plan {
     pub faulty: Duration,
     /// Whether any are.
     pub with_faults: bool,
+    /// Whether devices return map pages that were not asked for, or with a flipped bit. Two slots
+    /// of a page do not tell damage from a write that was torn: what that costs is an open finding.
+    pub with_wrong_reads: bool,
     /// How much is told.
     pub telling: Telling,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { faulty: Duration::from_secs(20), with_faults: true, telling: Telling::Quiet }
+        Plan {
+            faulty: Duration::from_secs(20),
+            with_faults: true,
+            with_wrong_reads: false,
+            telling: Telling::Quiet,
+        }
     }
 }
 

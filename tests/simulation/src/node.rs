@@ -54,8 +54,8 @@ pub(crate) struct Node {
     /// Requests of the peer being served: connection and tag by command.
     incoming: BTreeMap<u64, (u64, LinkTag)>,
     pub(crate) access: BTreeMap<VolumeId, Access>,
-    /// Requests of hosts under way: path, worker and attempt.
-    pub(crate) requests: BTreeMap<u64, (u64, usize, u64)>,
+    /// Requests of hosts under way: path, worker, attempt, and a number that rises as they come.
+    pub(crate) requests: BTreeMap<u64, (u64, usize, u64, u64)>,
     pub(crate) stream: Option<u64>,
     pub(crate) escalations: Escalations,
     reports_soon: bool,
