@@ -3,9 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use voute_schemas::contract::{GroupRole, LegState, LinkStatus, OpeningReport, ResyncProgress};
+use voute_schemas::contract::{
+    GroupRole, LegState, LinkStatus, OpeningReport, ResyncProgress, VerifyProgress,
+};
 use voute_schemas::event::{
-    Event, FailoverEvidence, FailoverPhases, PolicyRules, Role, SiteCondition, SiteKind,
+    BlockRange, Event, FailoverEvidence, FailoverPhases, PolicyRules, Role, SiteCondition,
+    SiteKind, VerifyEvidence,
 };
 use voute_schemas::ids::*;
 use voute_schemas::place::{Locator, Portals};
@@ -264,6 +267,35 @@ pub struct VolumeView {
     pub last_io_unix_ms: Option<u64>,
     /// What its owner's last opening took.
     pub opening: Option<OpeningReport>,
+    /// What is known of its legs being equal.
+    #[serde(default)]
+    pub verification: VerificationView,
+}
+
+/// What is known of a volume's legs being equal.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct VerificationView {
+    /// Number of the commit that asked for the comparison under way, if there is one.
+    pub under_way: Option<u64>,
+    /// How far it is, as its owner says.
+    pub progress: Option<VerifyProgress>,
+    /// Number of the commit that asked for the last one that ended.
+    pub last: Option<u64>,
+    /// What that found.
+    pub found: Option<VerifyEvidence>,
+    /// When the last was asked for, milliseconds since 1970.
+    pub asked_unix_ms: Option<u64>,
+    /// The last blocks of which no copy could be read. They can be written.
+    pub lost: Vec<BlockRange>,
+}
+
+/// How often mirrored volumes are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ScrubView {
+    /// Hours from begin to begin; nothing: only when told.
+    pub every_hours: Option<u32>,
+    /// Whether legs that differ are repaired.
+    pub repair: bool,
 }
 
 /// A side of a volume's group.

@@ -243,6 +243,26 @@ fn volumes(routes: Routes) -> Routes {
             "Grows a volume",
             volumes::resize,
         )
+        .change::<VerifyVolume, Changed, _, _>(
+            Post,
+            "/v1/volumes/{volume}/verification",
+            Operator,
+            "Compares a volume's legs",
+            checks::verify,
+        )
+        .get::<ScrubView, _, _>(
+            "/v1/scrub",
+            Viewer,
+            "Says how often mirrored volumes are compared",
+            checks::scrub,
+        )
+        .change::<ScheduleScrub, Changed, _, _>(
+            Put,
+            "/v1/scrub",
+            Operator,
+            "Changes how often mirrored volumes are compared",
+            checks::schedule,
+        )
         .change::<AddLeg, Changed, _, _>(
             Post,
             "/v1/volumes/{volume}/legs",

@@ -199,6 +199,29 @@ pub struct ResizeVolume {
     pub size_bytes: u64,
 }
 
+/// `POST /v1/volumes/{volume}/verification`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyVolume {
+    /// Whether a leg that differs is to get what the owner's leg holds. Blocks that one leg alone
+    /// cannot read are rewritten from the other in any case.
+    #[serde(default)]
+    pub repair: bool,
+}
+
+/// `PUT /v1/scrub`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleScrub {
+    /// Hours from the begin of one comparison of a volume to the begin of the next. Left out: volumes
+    /// are compared only when told.
+    #[serde(default)]
+    pub every_hours: Option<u32>,
+    /// Whether legs that differ are to be repaired.
+    #[serde(default)]
+    pub repair: bool,
+}
+
 /// `POST /v1/volumes/{volume}/legs`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -271,6 +294,19 @@ pub struct CreateCredential {
     pub name: Name,
     /// What it may do.
     pub role: Role,
+}
+
+/// `POST /v1/log-sites`: other sites sign checkpoints from then on. Takes effect when a majority of the
+/// old ones and of the new ones has signed it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeLogSites {
+    /// Keys of sites to add, as `voute control --show-key` prints them.
+    #[serde(default)]
+    pub add: Vec<String>,
+    /// Names of sites to remove.
+    #[serde(default)]
+    pub remove: Vec<String>,
 }
 
 /// `PUT /v1/secrets/{name}`: kept in the control plane's secret store, never in the log.

@@ -208,6 +208,16 @@ impl Sight<'_> {
             not_armed_because,
             last_io_unix_ms: owner_status.and_then(|status| status.last_io_unix_ms),
             opening: owner_status.and_then(|status| status.opening),
+            verification: VerificationView {
+                under_way: volume.check.under_way.map(|it| it.run.0),
+                progress: owner_status
+                    .and_then(|status| status.verify)
+                    .filter(|progress| progress.volume == id),
+                last: volume.check.last.as_ref().map(|it| it.run.0),
+                found: volume.check.last.as_ref().map(|it| it.evidence.clone()),
+                asked_unix_ms: volume.check.asked_unix_ms,
+                lost: volume.check.lost.clone(),
+            },
         })
     }
 

@@ -9,10 +9,12 @@
 //! a node silent, its siblings heard: only its own groups ──┘
 //! a node of a lost site is heard again ─▶ ReportSiteCondition{Normal}
 //! preferred site in sync again, policy says so ─▶ MoveOwner
+//! a comparison of legs due by the schedule ─▶ VerifyVolume
 //! ```
 
 mod loss;
 mod measure;
+mod scrub;
 #[cfg(test)]
 mod tests;
 
@@ -124,6 +126,7 @@ impl Watcher {
             self.rare_at = now.since_start + RARE_INTERVAL;
             if self.may_act {
                 proposals.extend(self.failbacks(state, nodes, now));
+                proposals.extend(scrub::due(state, now));
             }
         }
         proposals

@@ -481,3 +481,28 @@ fn a_node_that_was_admitted_but_never_came_is_no_loss() {
     }
     assert!(world.assess().is_empty());
 }
+
+#[test]
+fn a_scheduled_comparison_is_proposed_when_due_one_at_a_time() {
+    const HOUR_MS: u64 = 3_600_000;
+    let mut world = World::new(FailoverMode::Manual);
+    let proposed = |world: &World, unix_ms: u64| {
+        let now = Now { since_start: world.now, unix_ms };
+        let commands = scrub::due(&world.state, now).into_iter().map(|it| it.command);
+        commands.collect::<Vec<Command>>()
+    };
+    assert_eq!(proposed(&world, 90 * HOUR_MS), [], "there is no schedule");
+    world.give(Command::ScheduleScrub { every_hours: Some(24), repair: true });
+    let first = proposed(&world, 90 * HOUR_MS);
+    let (volume, _) = world.state.volumes().next().unwrap();
+    let wanted = Command::VerifyVolume { volume, repair: true, now_unix_ms: 90 * HOUR_MS };
+    assert_eq!(first, [wanted.clone()]);
+    world.give(wanted);
+    assert_eq!(proposed(&world, 200 * HOUR_MS), [], "one is under way");
+    let run = world.state.position().sequence.0;
+    let (group, epoch) = (world.group, world.state.group(world.group).unwrap().epoch);
+    let evidence = VerifyEvidence::default();
+    world.escalate(world.nodes[0], Escalation::Verified { group, epoch, volume, run, evidence });
+    assert_eq!(proposed(&world, 113 * HOUR_MS), [], "not a day later");
+    assert_eq!(proposed(&world, 114 * HOUR_MS).len(), 1);
+}

@@ -312,6 +312,33 @@ Examples:
         #[arg(long, value_parser = parse_size)]
         size: u64,
     },
+    /// Compare a volume's legs, region by region, while it is in use
+    #[command(after_help = "\
+Example:
+  voute volume verify db
+
+Blocks that one leg cannot read are rewritten from the other. Where both can be read and differ, the
+leg of the owner is what hosts have read; with --repair the other leg gets its content.")]
+    Verify {
+        /// Name or id.
+        volume: String,
+        /// Make the other leg equal to the owner's where they differ.
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Say how often every mirrored volume is compared; without options, show it
+    #[command(after_help = "Example:\n  voute volume scrub --every-hours 720")]
+    Scrub {
+        /// Hours from the begin of one comparison to the begin of the next.
+        #[arg(long, value_name = "HOURS")]
+        every_hours: Option<u32>,
+        /// Compare only when told.
+        #[arg(long, conflicts_with = "every_hours")]
+        never: bool,
+        /// Repair legs that differ from their owner's.
+        #[arg(long, requires = "every_hours")]
+        repair: bool,
+    },
     /// Delete a volume that is not mapped
     Delete {
         /// Name or id.

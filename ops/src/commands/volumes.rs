@@ -6,14 +6,16 @@ use crate::api::waiting::{Step, wait_for};
 use crate::cli::OutputFormat;
 use crate::cli::nouns::{HostVerb, LegVerb, MappingVerb, VolumeVerb};
 use crate::cli::quantity::show_size;
+use crate::print::events::verified_words;
 use crate::print::line;
 use crate::print::rows::health_words;
 use crate::print::table::{print_facts, print_json, print_rows};
 use crate::print::time::show_time;
-use anyhow::Context;
-use voute_control::api::answers::{HostView, MappingView, VolumeHealth, VolumeView};
+use anyhow::{Context, ensure};
+use voute_control::api::answers::{HostView, MappingView, ScrubView, VolumeHealth, VolumeView};
 use voute_control::api::requests::{
     AddLeg, ChangeHost, CreateHost, CreateMapping, CreateVolume, MoveGroup, ResizeVolume,
+    ScheduleScrub, VerifyVolume,
 };
 use voute_schemas::contract::GroupRole;
 
@@ -44,6 +46,18 @@ impl Session<'_> {
                     &ResizeVolume { size_bytes: size },
                 )?;
                 self.report(&changed, &format!("volume {volume} grown to {}", show_size(size)))?;
+            }
+            VolumeVerb::Verify { volume, repair } => {
+                let path = format!("{}/verification", item("volumes", &volume));
+                let changed = self.client.post(&path, &VerifyVolume { repair })?;
+                let committed =
+                    self.report(&changed, &format!("the legs of {volume} are being compared"))?;
+                if let (true, Some(run)) = (committed && self.options.waits(), changed.sequence) {
+                    self.wait_verified(&volume, run)?;
+                }
+            }
+            VolumeVerb::Scrub { every_hours, never, repair } => {
+                self.scrub(every_hours, never, repair)?;
             }
             VolumeVerb::Delete { volume, force } => {
                 let query = if force { "?force=true" } else { "" };
@@ -86,6 +100,52 @@ impl Session<'_> {
                 health_words(&view),
                 view.owner_site.name
             ));
+        }
+        Ok(())
+    }
+
+    fn wait_verified(&self, volume: &str, run: u64) -> anyhow::Result<()> {
+        let view: VolumeView = wait_for(
+            &self.client,
+            &item("volumes", volume),
+            self.options.wait_timeout,
+            &format!("comparison of {volume}"),
+            |view| judge_verified(view, run),
+        )?;
+        let found = view.verification.found.unwrap_or_default();
+        let left = found.differing_regions.saturating_sub(found.repaired_regions);
+        if self.options.output != OutputFormat::Json {
+            line(&verified_words(&view.name.to_string(), &found));
+            for range in &found.differing {
+                line(&format!("  differs: {} bytes at {}", range.length, range.offset));
+            }
+        }
+        ensure!(
+            left == 0,
+            "{left} regions of {volume} differ between its legs\n  The owner's leg is what hosts have read; `voute volume verify {volume} --repair` gives its content to the other."
+        );
+        ensure!(
+            found.lost_bytes == 0,
+            "{} bytes of {volume} cannot be read from either leg\n  They can be written again, from a backup.",
+            found.lost_bytes
+        );
+        Ok(())
+    }
+
+    fn scrub(&self, every_hours: Option<u32>, never: bool, repair: bool) -> anyhow::Result<()> {
+        if every_hours.is_some() || never {
+            let changed = self.client.put("/v1/scrub", &ScheduleScrub { every_hours, repair })?;
+            self.report(&changed, "the schedule of comparisons is changed")?;
+            return Ok(());
+        }
+        let view: ScrubView = self.client.get("/v1/scrub")?;
+        match (self.options.output, view.every_hours) {
+            (OutputFormat::Json, _) => print_json(&view)?,
+            (_, None) => line("volumes are compared only when told"),
+            (_, Some(hours)) => line(&format!(
+                "mirrored volumes are compared every {hours} hours{}",
+                if view.repair { "; legs that differ are repaired" } else { "" }
+            )),
         }
         Ok(())
     }
@@ -210,8 +270,23 @@ fn volume_facts(view: &VolumeView) -> Vec<(&'static str, String)> {
         ("fails over", armed),
         ("epoch", view.epoch.to_string()),
         ("nsid", view.number.to_string()),
+        ("compared", compared_words(view)),
         ("last used", view.last_io_unix_ms.map_or_else(|| "not known".to_owned(), show_time)),
     ]
+}
+
+fn compared_words(view: &VolumeView) -> String {
+    match (&view.verification.found, view.verification.under_way) {
+        (_, Some(_)) => "just now, by its owner".to_owned(),
+        (None, None) => "never".to_owned(),
+        (Some(found), None) => {
+            let when = view.verification.asked_unix_ms.map_or_else(String::new, show_time);
+            match found.differing_regions.saturating_sub(found.repaired_regions) {
+                0 => format!("{when}, equal"),
+                count => format!("{when}, {count} regions differed"),
+            }
+        }
+    }
 }
 
 /// How far a new volume is.
@@ -226,6 +301,24 @@ pub(crate) fn judge_served(view: &VolumeView) -> Step {
         VolumeHealth::Down => {
             Step::Going(format!("node {} does not serve it yet", view.owner.name))
         }
+    }
+}
+
+/// How far a comparison is.
+pub(crate) fn judge_verified(view: &VolumeView, run: u64) -> Step {
+    let verification = &view.verification;
+    if verification.last.is_some_and(|last| last >= run) {
+        return Step::Done;
+    }
+    match &verification.progress {
+        Some(progress) if progress.waits => {
+            Step::Going("waiting until both legs are in sync".to_owned())
+        }
+        Some(progress) => Step::Going(format!(
+            "{} of {} regions, {} differ",
+            progress.compared_regions, progress.total_regions, progress.differing_regions
+        )),
+        None => Step::Going("waiting for the owner to begin".to_owned()),
     }
 }
 

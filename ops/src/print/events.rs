@@ -152,7 +152,9 @@ pub fn event_words(event: &Event, names: &Names) -> String {
     }
 }
 
-fn verified_words(volume: &str, evidence: &VerifyEvidence) -> String {
+/// What a comparison found, in one line.
+#[must_use]
+pub fn verified_words(volume: &str, evidence: &VerifyEvidence) -> String {
     let found = match evidence.differing_regions {
         0 => "equal".to_owned(),
         count => format!("{count} regions differ, {} repaired", evidence.repaired_regions),

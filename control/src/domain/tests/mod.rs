@@ -2,6 +2,7 @@
 
 mod access;
 mod authority;
+mod checks;
 mod escalations;
 mod histories;
 mod hosts;

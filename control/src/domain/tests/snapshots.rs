@@ -101,6 +101,6 @@ fn the_digest_of_a_history_is_frozen() {
     }]);
     assert_eq!(
         world.state.digest().to_string(),
-        "9ed4907d929e00a553bc3c610c5bdbfaf95ea2f563064104b5453399d3836384"
+        "0460494e5a92d134b7be7e43345b9ab4aea56967ace3de04d5e5cc0fa4d74024"
     );
 }
