@@ -6,6 +6,7 @@ mod audit;
 mod authenticate;
 mod authority;
 mod change;
+mod checks;
 mod extract;
 mod failure;
 mod hosts;
