@@ -20,8 +20,9 @@ use voute_schemas::{GroupId, Sequence};
 struct Watched {
     /// Since when both sides are in sync.
     whole_since: Option<Duration>,
-    /// Whether the regions touched before count no more: the legs were surely equal since.
-    is_rotated: bool,
+    /// At which epoch it was last written down that the legs are equal: what was touched before
+    /// counts no more.
+    rotated_at: Sequence,
     touched: BTreeSet<u64>,
     touched_before: BTreeSet<u64>,
     /// A leg began anew, or its maps could not be read: a full copy has its reason.
@@ -159,16 +160,16 @@ impl World {
     pub(crate) fn check_time(&mut self) {
         for volume in 0..self.founded.volumes.len() {
             let is_whole = self.is_whole(volume);
+            let epoch = self.group(volume).map_or(Sequence(0), |group| group.epoch.sequence);
             let now = self.now;
             let watched = &mut self.checks.volumes[volume];
             if !is_whole {
                 watched.whole_since = None;
-                watched.is_rotated = false;
                 continue;
             }
             let since = *watched.whole_since.get_or_insert(now);
-            if !watched.is_rotated && since + SETTLED_AFTER <= now {
-                watched.is_rotated = true;
+            if watched.rotated_at != epoch && since + SETTLED_AFTER <= now {
+                watched.rotated_at = epoch;
                 watched.touched_before = std::mem::take(&mut watched.touched);
                 watched.may_copy_all = false;
             }

@@ -6,9 +6,10 @@
 use crate::BLOCK;
 use std::collections::BTreeMap;
 use voute_buffer::Buffer;
+use voute_mirror::header::Header;
 use voute_mirror::{DeviceFault, DeviceKind, DeviceRequest};
-use voute_schemas::LegId;
 use voute_schemas::place::LEG_METADATA_BYTES;
+use voute_schemas::{LegId, VolumeId};
 
 /// What a device does not do at present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,6 +127,18 @@ impl Disk {
     /// The leg as it is now, to be restored later.
     pub(crate) fn image(&self) -> Disk {
         Disk { spaces: self.spaces.clone(), ailment: None, writes: 0 }
+    }
+
+    /// Whether no leg here has a mark in common with a leg there.
+    pub(crate) fn is_foreign_to(&self, other: &Disk) -> bool {
+        let marks = |disk: &Disk| -> Vec<(VolumeId, u64)> {
+            let headers = disk.spaces.iter().filter_map(|(leg, space)| {
+                Header::newest(&space.metadata[..HEADERS as usize], *leg)
+            });
+            headers.flat_map(|it| [(it.volume, it.nonce), (it.volume, it.agreed_nonce)]).collect()
+        };
+        let there = marks(other);
+        marks(self).iter().all(|mark| !there.contains(mark))
     }
 
     pub(crate) fn restore(&mut self, image: Disk) {

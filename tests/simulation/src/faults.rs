@@ -67,22 +67,39 @@ impl World {
         self.after(pause, Event::Fault);
     }
 
-    /// A memory must not be lost while it is the only whole copy of anything.
-    fn may_end(&self, node: usize) -> bool {
-        let id = self.nodes[node].id;
-        !self.founded.is_memory[node]
-            || (0..self.founded.volumes.len()).all(|volume| {
-                self.group(volume).is_some_and(|group| {
-                    group.owner != id
-                        && group.sides.iter().any(|side| side.node != id && side.in_sync)
-                })
-            })
+    /// Whether a node's process may end: what is lost with a memory must be at the other side, and
+    /// what another node lost must be here until the log knows.
+    fn may_end(&mut self, node: usize) -> bool {
+        (!self.founded.is_memory[node] || self.others_suffice(node)) && self.may_ail(node)
+    }
+
+    /// Whether a node's device may fail for a while: not while it has the only copy of something
+    /// that the log takes for mirrored.
+    fn may_ail(&mut self, node: usize) -> bool {
+        let other = self.founded.nodes[1 - node];
+        let is_counted = (0..self.founded.volumes.len()).any(|volume| {
+            let group = self.group(volume);
+            group.is_none_or(|group| group.side_of(other).is_some_and(|side| side.in_sync))
+        });
+        if !is_counted {
+            self.emptied[1 - node] = false;
+        }
+        !self.emptied[1 - node]
+    }
+
+    /// A memory's process ends, or a device is replaced.
+    fn empty(&mut self, node: usize) {
+        self.emptied[node] = true;
+        self.checks.maps_are_lost();
     }
 
     fn fail_node(&mut self) {
         let node = self.random.index(2);
         if !self.nodes[node].is_up() || !self.may_end(node) {
             return;
+        }
+        if self.founded.is_memory[node] {
+            self.empty(node);
         }
         if self.random.chance(50) {
             self.note_fault("process killed");
@@ -158,6 +175,9 @@ impl World {
     fn fail_device(&mut self) {
         let node = self.random.index(2);
         let now = self.now;
+        if !self.may_ail(node) {
+            return;
+        }
         match self.random.below(10) {
             0 | 1 => {
                 self.note_fault("device hangs");
@@ -207,7 +227,7 @@ impl World {
         self.note_fault("device replaced");
         self.cut_power(node);
         self.nodes[node].disk.forget();
-        self.checks.maps_are_lost();
+        self.empty(node);
         let delay = self.random.millis(100, 4_000);
         self.after(delay, Event::StartNode { node });
     }
@@ -216,13 +236,16 @@ impl World {
     fn others_suffice(&self, node: usize) -> bool {
         let other = &self.nodes[1 - node];
         other.is_up()
+            && !self.emptied[1 - node]
             && other.disk.ailment.is_none()
+            && other.hung_until.max(other.slow_until) <= self.now
             && (0..self.founded.volumes.len())
                 .all(|volume| self.group(volume).is_some_and(|group| group.owner == other.id))
     }
 
-    /// A leg comes back as it was some time ago. Only where it is out by the log: before, nobody
-    /// could tell (docs/mirror-rules.md rule 9).
+    /// A leg comes back as it was some time ago. Only where it is out by the log, and by its marks
+    /// from before the last two times that both legs were equal: else nobody could tell
+    /// (docs/mirror-rules.md rule 9).
     fn restore_image(&mut self, node: usize) {
         let id = self.nodes[node].id;
         let is_out = (0..self.founded.volumes.len()).all(|volume| {
@@ -231,7 +254,12 @@ impl World {
             })
         });
         match self.images[node].take() {
-            Some(image) if is_out && !self.nodes[node].is_up() && !self.founded.is_memory[node] => {
+            Some(image)
+                if is_out
+                    && !self.nodes[node].is_up()
+                    && !self.founded.is_memory[node]
+                    && image.is_foreign_to(&self.nodes[1 - node].disk) =>
+            {
                 self.note_fault("old image restored");
                 self.tell(|| format!("an old image is restored at node {node}"));
                 self.nodes[node].disk.restore(image);
@@ -300,6 +328,9 @@ impl World {
             }
             node if self.nodes[node].is_up() && self.may_end(node) => {
                 self.note_fault("site lost");
+                if self.founded.is_memory[node] {
+                    self.empty(node);
+                }
                 self.cut_power(node);
                 for other in [Place::Node(1 - node), Place::Control(SERVING), Place::Hosts] {
                     let one = Place::Node(node);
@@ -323,6 +354,9 @@ impl World {
         self.tell(|| format!("site {node} is said to lose power"));
         self.report_condition(site, SiteCondition::PowerLost);
         if self.random.chance(50) && self.nodes[node].is_up() && self.may_end(node) {
+            if self.founded.is_memory[node] {
+                self.empty(node);
+            }
             self.cut_power(node);
             let delay = self.random.millis(500, 6_000);
             self.after(delay, Event::StartNode { node });

@@ -97,6 +97,8 @@ pub(crate) struct World {
     /// No fault is injected any more: everything has to become whole.
     pub(crate) is_healing: bool,
     pub(crate) images: [Option<Disk>; 2],
+    /// Whose content was lost and still counts by the log.
+    pub(crate) emptied: [bool; 2],
     pub(crate) tally: Tally,
     pub(crate) violation: Option<String>,
 }
@@ -128,6 +130,7 @@ impl World {
             faults_until: BEGIN,
             is_healing: false,
             images: [None, None],
+            emptied: [false; 2],
             tally: Tally::default(),
             violation: None,
         }
