@@ -1,7 +1,7 @@
 //! An NVMe/TCP array with a write cache that a power cut loses: our own target over real sockets,
 //! before memory. Nodes use its namespace as a device.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,9 +20,29 @@ const BLOCK_BYTES: usize = 4096;
 /// How long a connection waits for bytes before it looks at its timers.
 const TICK: Duration = Duration::from_millis(50);
 
+/// NVM Express Base 2.0, figure 101: media errors.
+const WRITE_FAULT: Status = Status::new(2, 0x80, false);
+const UNRECOVERED_READ_ERROR: Status = Status::new(2, 0x81, false);
+
 /// What a write holds decides whether the array wrongly treats it as cached though it was to be
 /// durable.
 pub type Lie = fn(&[u8]) -> bool;
+
+/// What an array does wrong. Blocks that cannot be read are apart: see [`Array::damage`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Trouble {
+    /// Nothing.
+    #[default]
+    None,
+    /// Every command fails.
+    Dead,
+    /// Every write fails.
+    ReadOnly,
+    /// There is no room for writes.
+    Full,
+    /// Commands are taken, and answered only once the trouble is over; connections stay up.
+    Hangs,
+}
 
 /// An array. Ends when dropped.
 pub struct Array {
@@ -48,6 +68,9 @@ struct State {
     lie: Option<Lie>,
     connections: Vec<TcpStream>,
     fua_writes: u64,
+    trouble: Trouble,
+    /// Blocks that cannot be read until they are written.
+    bad: BTreeSet<u64>,
 }
 
 impl Array {
@@ -102,6 +125,29 @@ impl Array {
         }
     }
 
+    /// Does this wrong from now on.
+    pub fn set_trouble(&self, trouble: Trouble) {
+        self.shared.lock().trouble = trouble;
+    }
+
+    /// Makes blocks from this byte on unreadable until they are written: of those that were written,
+    /// each that `picks`. How many.
+    pub fn damage(&self, from: u64, mut picks: impl FnMut(u64) -> bool) -> usize {
+        let mut state = self.shared.lock();
+        let first = from / BLOCK_BYTES as u64;
+        let written = state.durable.keys().filter(|block| **block >= first && picks(**block));
+        let bad: BTreeSet<u64> = written.copied().collect();
+        let count = bad.len();
+        state.bad.extend(bad);
+        count
+    }
+
+    /// How many blocks cannot be read.
+    #[must_use]
+    pub fn damaged(&self) -> usize {
+        self.shared.lock().bad.len()
+    }
+
     /// Gives power again.
     pub fn restore_power(&self) {
         self.shared.lock().is_off = false;
@@ -136,7 +182,8 @@ fn directory(cluster: ClusterId, namespace: CorrelationId, size_bytes: u64) -> D
     };
     let view = Arc::new(HostView::new(vec![namespace]).expect("one namespace"));
     let host = format!("nqn.2014-08.org.nvmexpress:uuid:{cluster}");
-    let subsystem = Subsystem { serial: "1".to_owned(), hosts: BTreeMap::from([(host, view)]) };
+    let hosts = BTreeMap::from([(host, view)]);
+    let subsystem = Subsystem { serial: "1".to_owned(), hosts, keys: BTreeMap::new() };
     Directory::new(BTreeMap::from([(SUBSYSTEM.to_owned(), subsystem)]), Vec::new())
         .expect("one subsystem")
 }
@@ -174,7 +221,9 @@ impl Shared {
                 Err(_) => break,
             }
             connection.tick(start.elapsed());
-            while let Some(request) = connection.next_request() {
+            while self.lock().trouble != Trouble::Hangs
+                && let Some(request) = connection.next_request()
+            {
                 let outcome = self.carry_out(request.operation, power);
                 connection.complete(request.tag, outcome);
             }
@@ -188,6 +237,13 @@ impl Shared {
 
     /// Each block under a lock of its own: a power cut may tear an operation between any two.
     fn carry_out(&self, operation: Operation, power: u64) -> Outcome {
+        let (trouble, is_read) = (self.lock().trouble, matches!(operation, Operation::Read { .. }));
+        match trouble {
+            Trouble::Dead => return Outcome::Failed(Status::internal_error()),
+            Trouble::ReadOnly if !is_read => return Outcome::Failed(WRITE_FAULT),
+            Trouble::Full if !is_read => return Outcome::Failed(Status::capacity_exceeded()),
+            Trouble::ReadOnly | Trouble::Full | Trouble::None | Trouble::Hangs => {}
+        }
         let done = match operation {
             Operation::Read { lba, blocks } => return self.read(lba, blocks),
             Operation::Write { lba, data, fua, .. } => (lba..)
@@ -208,6 +264,9 @@ impl Shared {
 
     fn read(&self, lba: u64, blocks: u32) -> Outcome {
         let state = self.lock();
+        if state.bad.range(lba..lba + u64::from(blocks)).next().is_some() {
+            return Outcome::Failed(UNRECOVERED_READ_ERROR);
+        }
         let mut data = Buffer::zeroed(blocks as usize * BLOCK_BYTES);
         for (block, part) in (lba..).zip(data.chunks_exact_mut(BLOCK_BYTES)) {
             if let Some(bytes) = state.cached.get(&block).or_else(|| state.durable.get(&block)) {
@@ -223,6 +282,7 @@ impl Shared {
             return false;
         }
         state.fua_writes += u64::from(fua);
+        state.bad.remove(&block);
         let is_durable = fua && !state.lie.is_some_and(|lie| lie(bytes));
         if is_durable {
             state.cached.remove(&block);
