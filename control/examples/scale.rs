@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use voute_control::domain::{SpecInputs, State, decide, evolve, node_spec};
 use voute_control::projection::{Projection, Snapshot};
 use voute_control::rebuild::rebuild;
-use voute_control::service::{Changes, PipelineConfig, start};
-use voute_events::{EmbeddedLog, Log, MerkleTree, SignedRegister, Signer, VerifiedReader};
+use voute_control::service::{Changes, PipelineConfig, Seat, start};
+use voute_events::{
+    EmbeddedLog, Exchange, Log, MerkleTree, SignedRegister, Signer, VerifiedReader,
+};
 use voute_schemas::command::{AttestedGroup, Command, Escalation, LegRequest};
 use voute_schemas::commit::{Actor, Commit, Origin, Outcome};
 use voute_schemas::event::*;
@@ -134,10 +136,15 @@ async fn main() -> anyhow::Result<()> {
     report("  reading the snapshot", began.elapsed(), "");
     let register = SignedRegister::open(folder.path().join("signed.register"))?;
     let (_stop, stop) = tokio::sync::watch::channel(false);
-    let signer = Some((signer, register));
-    let changes = Arc::new(NoStreams);
-    let config = PipelineConfig { signer, projection: Some(projection), snapshot, changes, stop };
-    let (service, _task) = start(log, config).await?;
+    let config = PipelineConfig {
+        seat: Some(Seat::new(signer, register)),
+        exchange: Exchange::alone(),
+        projection: Some(projection),
+        snapshot,
+        changes: Arc::new(NoStreams),
+        stop,
+    };
+    let (service, ..) = start(log, config).await?;
     report("warm restart to a signed, serving state", began.elapsed(), "");
     anyhow::ensure!(service.state().digest() == expected, "the restarted state differs");
     Ok(())
@@ -147,7 +154,7 @@ fn save(folder: &Path, state: &State, tree: &MerkleTree) -> anyhow::Result<()> {
     let began = Instant::now();
     let projection = Projection::open(&folder.join("projection.redb"))?;
     let leaves: Vec<Hash> = (0..tree.size()).filter_map(|index| tree.leaf(index)).collect();
-    projection.save(state, 0, &leaves)?;
+    projection.save(state, 0, &leaves, &Default::default())?;
     let bytes = state.encode().len();
     report("writing the first snapshot", began.elapsed(), &format!("{} MiB of state", bytes >> 20));
     Ok(())

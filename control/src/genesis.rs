@@ -2,6 +2,7 @@
 //! if the log lacks it, so that a start that was cut short is finished by the next.
 
 use crate::access::{self, NoRandomness};
+use crate::domain::State;
 use crate::service::{Context, Done, Service, Unanswered};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -47,24 +48,32 @@ pub enum GenesisError {
     Randomness(#[from] NoRandomness),
 }
 
-/// Founds what is missing; where the token is, if this process made one.
+/// Founds what the log lacks, as it was read at the start; where the token is, if this process made
+/// one.
 pub(crate) async fn found(
     service: &Service,
+    read: &State,
     data: &Path,
     name: &Name,
     log_site: Verifier,
 ) -> Result<Option<PathBuf>, GenesisError> {
-    let state = service.state();
+    let has_administrator = |state: &State| {
+        state.credentials().any(|(_, credential)| credential.role == Role::Administrator)
+    };
+    // In a cluster nothing of this needs doing, and what is published may come only later.
+    let is_young = read.position().sequence.0 < GENESIS_COMMITS;
+    if !is_young && has_administrator(read) {
+        return Ok(None);
+    }
     let correlation = CorrelationId::generate();
-    if state.cluster().is_none() {
+    if read.cluster().is_none() {
         let cluster = ClusterId::generate();
         let command = Command::CreateCluster { cluster, name: name.clone(), log_site };
         commit(service, command, correlation).await?;
     }
     let path = data.join(TOKEN_FILE);
-    let has_administrator = |role: Role| role == Role::Administrator;
     let mut made = None;
-    if !service.state().credentials().any(|(_, credential)| has_administrator(credential.role)) {
+    if !has_administrator(&service.state()) {
         let verifier = token(&path)?;
         let name = Name::new("admin").expect("this is a name");
         let credential = CredentialId::generate();

@@ -19,7 +19,11 @@ pub mod rebuild;
 mod running;
 pub mod secrets;
 pub mod service;
+mod sharing;
 pub mod stream;
 pub mod watcher;
 
-pub use running::{API_LISTEN_DEFAULT, ControlConfig, LogConfig, Running, StartError, run, run_on};
+pub use running::{
+    API_LISTEN_DEFAULT, ControlConfig, JOIN_FILE, KEY_FILE, LogConfig, REGISTER_FILE, Running,
+    StartError, run, run_on,
+};

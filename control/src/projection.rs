@@ -10,6 +10,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinitio
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use voute_events::MerkleTree;
+use voute_schemas::proof::Checkpoint;
 use voute_schemas::{Epoch, Hash};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -17,6 +18,8 @@ const LEAVES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("leaves");
 
 const STATE: &str = "state";
 const DIGEST: &str = "digest";
+/// The checkpoint that covers the state.
+const CHECKPOINT: &str = "checkpoint";
 /// Leaves of one row.
 const LEAVES_PER_ROW: usize = 4_096;
 const HASH_BYTES: usize = 32;
@@ -35,6 +38,8 @@ pub struct Snapshot {
     pub state: State,
     /// Hashes of all commits up to there.
     pub tree: MerkleTree,
+    /// Covers the state; empty if it is not known any more. To be verified.
+    pub checkpoint: Checkpoint,
 }
 
 /// Why the projection cannot be used. The log is not affected.
@@ -104,6 +109,8 @@ impl Projection {
         let (Some(encoded), Some(digest)) = (bytes(STATE)?, bytes(DIGEST)?) else {
             return Ok(None);
         };
+        let checkpoint = bytes(CHECKPOINT)?.and_then(|bytes| String::from_utf8(bytes).ok());
+        let checkpoint = Checkpoint(checkpoint.unwrap_or_default());
         let leaves = transaction.open_table(LEAVES).map_err(|error| self.storage(error))?;
         // A start waits for this: what costs time is done side by side.
         std::thread::scope(|scope| {
@@ -119,7 +126,7 @@ impl Projection {
             if tree.size() != sequence.0 || last.unwrap_or(Hash::ZERO) != hash {
                 return Err(self.unreadable("its commit hashes do not lead to its position"));
             }
-            Ok(Some(Snapshot { state, tree }))
+            Ok(Some(Snapshot { state, tree, checkpoint }))
         })
     }
 
@@ -137,7 +144,7 @@ impl Projection {
         Ok(tree)
     }
 
-    /// Writes a state, durably. `leaves` are the hashes of commits `first_leaf` on (counted from
+    /// Writes a state and the checkpoint that covers it, durably. `leaves` are the hashes of commits `first_leaf` on (counted from
     /// zero), at least from a multiple of the row length that was written before, and up to the
     /// state's position. Blocks; meant for a thread of its own.
     ///
@@ -148,6 +155,7 @@ impl Projection {
         state: &State,
         first_leaf: u64,
         leaves: &[Hash],
+        checkpoint: &Checkpoint,
     ) -> Result<(), ProjectionError> {
         let encoded = state.encode();
         let digest = Hash::of(&encoded);
@@ -162,6 +170,8 @@ impl Projection {
                 rows.insert(row, bytes.as_slice()).map_err(|error| self.storage(error))?;
             }
             let mut meta = transaction.open_table(META).map_err(|error| self.storage(error))?;
+            meta.insert(CHECKPOINT, checkpoint.0.as_bytes())
+                .map_err(|error| self.storage(error))?;
             meta.insert(STATE, encoded.as_slice()).map_err(|error| self.storage(error))?;
             let digest = digest.0;
             meta.insert(DIGEST, digest.as_slice()).map_err(|error| self.storage(error))?;

@@ -84,20 +84,31 @@ pub(crate) async fn verify(service: &Service) -> Verification {
     let rebuilt = rebuild(Arc::new(service.clone()), up_to).await;
     let live_digest = view.state.digest();
     let mut verification = match rebuilt {
-        Ok(rebuilt) => compare(&view, live_digest, &rebuilt),
+        Ok(rebuilt) => {
+            let signed_root = service.root(view.checkpoint_size);
+            compare(&view, live_digest, &rebuilt, signed_root)
+        }
         Err(error) => broken(live_digest, &error),
     };
     verification.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     verification
 }
 
-fn compare(view: &View, live_digest: Hash, rebuilt: &Rebuilt) -> Verification {
+/// `signed_root`: of the live tree where the checkpoint stands, which may be behind the state's
+/// commits.
+fn compare(
+    view: &View,
+    live_digest: Hash,
+    rebuilt: &Rebuilt,
+    signed_root: Option<Hash>,
+) -> Verification {
     let replayed_digest = rebuilt.state.digest();
     let size = rebuilt.tree.size();
     let root = rebuilt.tree.root(size).expect("a tree has a root over all its leaves");
     let chain = rebuilt.state.position() == view.state.position();
     let digest = replayed_digest == live_digest;
-    let checkpoint = checkpoint_fits(view, root);
+    let is_there = view.checkpoint_size == size;
+    let checkpoint = checkpoint_fits(view, if is_there { Some(root) } else { signed_root });
     let mut causes = Vec::new();
     if !chain {
         causes.push(format!(
@@ -126,17 +137,18 @@ fn compare(view: &View, live_digest: Hash, rebuilt: &Rebuilt) -> Verification {
     }
 }
 
-fn checkpoint_fits(view: &View, root: Hash) -> Result<(), String> {
+fn checkpoint_fits(view: &View, root: Option<Hash>) -> Result<(), String> {
     if view.checkpoint.0.is_empty() {
         return Err(
-            "this control process signs for no site of the log, so it has no checkpoint".into()
+            "no majority of the log's sites has signed since this process started, so it has no checkpoint; see `voute log-site list`".into()
         );
     }
     let verifiers = view.state.cluster().map(|it| it.log_sites.clone()).unwrap_or_default();
     let needed = verifiers.len() / 2 + 1;
     let verified = verify_checkpoint(&view.checkpoint, &verifiers, needed);
     let verified = verified.map_err(|error: CheckpointError| error.to_string())?;
-    if verified.size() == view.state.position().sequence.0 && verified.root() == root {
+    let covers = verified.size() >= view.state.position().sequence.0;
+    if covers && Some(verified.root()) == root {
         Ok(())
     } else {
         Err("the signed checkpoint does not fit the commits".into())

@@ -2,10 +2,14 @@
 
 use crate::api::{self, App};
 use crate::connections::{Connections, Peer};
+use crate::domain::State;
 use crate::genesis::{GenesisError, found};
 use crate::projection::{Projection, ProjectionError, Snapshot};
-use crate::secrets::{Secrets, SecretsError};
-use crate::service::{self, Changes, Fault, PipelineConfig};
+use crate::secrets::{JoinFile, Secrets, SecretsError};
+use crate::service::{
+    self, Changes, Context, Done, Fault, PipelineConfig, Seat, SeatError, Unanswered,
+};
+use crate::sharing::Sharing;
 use crate::stream::{self, Streams};
 use crate::watcher;
 use axum::Router;
@@ -20,14 +24,17 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use voute_events::checkpoint::SignerError;
-use voute_events::register::RegisterError;
-use voute_events::{
-    AnyLog, EmbeddedLog, JetStreamLog, JetStreamOptions, Log, SignedRegister, Signer,
-};
+use voute_events::{AnyLog, EmbeddedLog, Exchange, JetStreamLog, JetStreamOptions, Log};
+use voute_schemas::commit::Origin;
 use voute_schemas::times::Times;
-use voute_schemas::{Name, contract};
+use voute_schemas::{ClusterId, Command, Name, Sequence, contract};
 
+/// File with which other control processes join the cluster, in the data directory.
+pub const JOIN_FILE: &str = "join.secret";
+/// File of the log site's key, in the data directory.
+pub const KEY_FILE: &str = "site.key";
+/// File of what it signed.
+pub const REGISTER_FILE: &str = "signed.register";
 /// Where the API listens unless told otherwise.
 pub const API_LISTEN_DEFAULT: &str = "127.0.0.1:7421";
 /// How often the log's safety is checked again.
@@ -48,6 +55,9 @@ pub struct ControlConfig {
     pub cluster_name: Name,
     /// Name under which this process signs checkpoints.
     pub log_site_name: Name,
+    /// The join file of a cluster that other control processes run already; not needed again once
+    /// this process has joined.
+    pub join: Option<PathBuf>,
     /// Times that nodes get.
     pub times: Times,
 }
@@ -74,6 +84,7 @@ impl ControlConfig {
             log: LogConfig::Embedded,
             cluster_name: Name::new("voute").expect("the constant is a name"),
             log_site_name: Name::new("log-1").expect("the constant is a name"),
+            join: None,
             times: Times::default(),
         }
     }
@@ -101,15 +112,27 @@ pub enum StartError {
     /// The log.
     #[error("the log cannot be opened: {0}")]
     Log(String),
-    /// The key.
+    /// Key and register of the log site.
     #[error(transparent)]
-    Key(#[from] SignerError),
-    /// The register.
-    #[error(transparent)]
-    Register(#[from] RegisterError),
+    Seat(#[from] SeatError),
     /// The secret store.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
+    /// The log has a cluster of which this data directory knows nothing.
+    #[error(
+        "this log belongs to a cluster that other control processes founded; copy {JOIN_FILE} from the data directory of one of them, and start with --join FILE"
+    )]
+    NotJoined,
+    /// The join file and the log are of two clusters.
+    #[error(
+        "the join file is of cluster {of_file}, the log holds {of_log}; check --log and --join"
+    )]
+    OtherCluster {
+        /// In the join file.
+        of_file: ClusterId,
+        /// In the log; none if it is empty.
+        of_log: String,
+    },
     /// The projection's file.
     #[error(transparent)]
     Projection(#[from] ProjectionError),
@@ -178,16 +201,19 @@ pub async fn run(
 ) -> Result<Running, StartError> {
     make_data_directory(&config.data_dir)?;
     let log = open_log(&config).await?;
-    run_on(Arc::new(log.clone()), Some(log), config, shutdown).await
+    let exchange = log.exchange();
+    run_on(Arc::new(log.clone()), exchange, Some(log), config, shutdown).await
 }
 
-/// The same over a log that is open already; `watched` is asked from time to time whether it is
+/// The same over a log that is open already, beside which `exchange` reaches the other control
+/// processes; `watched` is asked from time to time whether it is
 /// safe to fail over by itself.
 ///
 /// # Errors
 /// [`StartError`].
 pub async fn run_on<L: Log>(
     log: Arc<L>,
+    exchange: Exchange,
     watched: Option<AnyLog>,
     config: ControlConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -199,18 +225,21 @@ pub async fn run_on<L: Log>(
         .local_addr()
         .map_err(|source| StartError::Listen { address: config.api_listen, source })?;
     let data = &config.data_dir;
-    let signer = Signer::load_or_create(data.join("site.key"), config.log_site_name.as_str())?;
-    let verifier = signer.verifier();
-    let register = SignedRegister::open(data.join("signed.register"))?;
-    let secrets = Arc::new(Secrets::open(&data.join("secrets.redb"))?);
+    let name = config.log_site_name.as_str();
+    let seat = Seat::open(&data.join(KEY_FILE), &data.join(REGISTER_FILE), name)?;
+    let verifier = seat.verifier();
+    let joins = Joining::of(&config, &exchange, &log).await?;
+    let secrets = Arc::new(joins.open_secrets(&data.join("secrets.redb"))?);
+    let sharing = Arc::new(Sharing::new(Arc::clone(&secrets), exchange.clone()));
     let projection = Projection::open(&data.join("projection.redb"))?;
     let snapshot = load(&projection)?;
     let streams = Arc::new(Streams::default());
     let (stop, stopping) = watch::channel(false);
-    let (service, pipeline) = service::start(
+    let (service, read, pipeline) = service::start(
         log,
         PipelineConfig {
-            signer: Some((signer, register)),
+            seat: Some(seat),
+            exchange: exchange.clone(),
             projection: Some(projection),
             snapshot,
             changes: Arc::clone(&streams) as Arc<dyn Changes>,
@@ -218,12 +247,23 @@ pub async fn run_on<L: Log>(
         },
     )
     .await?;
-    let token_file = found(&service, data, &config.cluster_name, verifier).await?;
+    joins.check(&read)?;
+    let token_file = found(&service, &read, data, &config.cluster_name, verifier.clone()).await?;
+    let cluster = read
+        .cluster()
+        .map(|cluster| cluster.id)
+        .or_else(|| service.read(|view| view.state.cluster().map(|cluster| cluster.id)));
+    drop(read);
+    if let Some(cluster) = cluster.filter(|_| !exchange.is_alone()) {
+        secrets.write_join_file(&data.join(JOIN_FILE), cluster)?;
+    }
+    let reseeding = tokio::spawn(record_reseeding(service.clone(), verifier.name));
     let app = App {
         service: service.clone(),
         observed: Arc::default(),
         streams,
         secrets,
+        sharing: Arc::clone(&sharing),
         times: config.times,
         audits: Arc::default(),
         unsafe_because: watch::Sender::new(Vec::new()),
@@ -232,7 +272,9 @@ pub async fn run_on<L: Log>(
     check_safety(&app, watched.as_ref()).await;
     let server = tokio::spawn(serve(listener, app.clone(), stopping.clone()));
     let watching = tokio::spawn(watcher::run(app.clone(), stopping.clone()));
-    let safety = tokio::spawn(keep_checking_safety(app.clone(), watched, stopping));
+    let safety = tokio::spawn(keep_checking_safety(app.clone(), watched, stopping.clone()));
+    let streams = Arc::clone(&app.streams);
+    let sharing = tokio::spawn(async move { sharing.run(streams, stopping).await });
     let stopper = stop.clone();
     tokio::spawn(async move {
         shutdown.await;
@@ -250,12 +292,59 @@ pub async fn run_on<L: Log>(
         if tokio::time::timeout(DRAIN_WITHIN, server).await.is_err() {
             server_abort.abort();
         }
-        watching.abort();
-        safety.abort();
+        // They hold the log and the secrets open.
+        for task in [watching, safety, sharing, reseeding] {
+            task.abort();
+            let _ = task.await;
+        }
         ended
     });
     tracing::info!(%address, "the control process serves");
     Ok(Running { address, token_file, service, ended, stop })
+}
+
+/// How this process comes by the secrets of the cluster.
+struct Joining {
+    file: Option<(PathBuf, JoinFile)>,
+}
+
+impl Joining {
+    /// Founds a cluster, goes on as a member, or joins with a file; refuses to make up secrets for a
+    /// cluster that has some.
+    async fn of<L: Log>(
+        config: &ControlConfig,
+        exchange: &Exchange,
+        log: &Arc<L>,
+    ) -> Result<Self, StartError> {
+        if let Some(path) = &config.join {
+            let file = JoinFile::read(path)?;
+            return Ok(Joining { file: Some((path.clone(), file)) });
+        }
+        let is_member = config.data_dir.join("secrets.redb").exists();
+        if !is_member && !exchange.is_alone() {
+            let first = log.read(Sequence(1), 1).await;
+            let first = first.map_err(|error| StartError::Log(error.to_string()))?;
+            if !first.is_empty() {
+                return Err(StartError::NotJoined);
+            }
+        }
+        Ok(Joining { file: None })
+    }
+
+    fn open_secrets(&self, path: &Path) -> Result<Secrets, SecretsError> {
+        Secrets::open(path, self.file.as_ref().map(|(path, file)| (path.as_path(), file)))
+    }
+
+    /// Whether the log is the one to which the file belongs.
+    fn check(&self, read: &State) -> Result<(), StartError> {
+        let Some((_, file)) = &self.file else { return Ok(()) };
+        let cluster = read.cluster().map(|cluster| cluster.id);
+        if cluster == Some(file.cluster) {
+            return Ok(());
+        }
+        let of_log = cluster.map_or_else(|| "none".to_owned(), |cluster| cluster.to_string());
+        Err(StartError::OtherCluster { of_file: file.cluster, of_log })
+    }
 }
 
 fn make_data_directory(path: &Path) -> Result<(), StartError> {
@@ -304,6 +393,27 @@ async fn check_safety(app: &App, log: Option<&AnyLog>) {
         tracing::warn!(?reasons, "automatic failover is not armed");
     }
     app.unsafe_because.send_replace(reasons);
+}
+
+/// Puts it into the log that this site's register was lost and began anew; asked again until the log
+/// has it.
+async fn record_reseeding(service: service::Service, name: String) {
+    let mut reseeded = service.reseeded();
+    loop {
+        let Ok(signed) = reseeded.wait_for(Option::is_some).await.map(|signed| *signed) else {
+            return;
+        };
+        let Some(signed) = signed else { return };
+        let command =
+            Command::RecordReseeding { name: name.clone(), size: signed.size, root: signed.root };
+        let context = Context::system(Origin::Policy, "the register of what it signed was lost");
+        match service.submit(command, context).await {
+            Ok(Done::Committed { .. } | Done::Repeated { .. }) => return,
+            // Its key signs for no site of the log: what it signs counts for nothing.
+            Ok(Done::Refused { .. } | Done::Escalated { .. }) | Err(Unanswered::Stopped) => return,
+            Err(error) => tracing::warn!(%error, "the loss of the register is not in the log yet"),
+        }
+    }
 }
 
 async fn keep_checking_safety(app: App, log: Option<AnyLog>, mut stop: watch::Receiver<bool>) {

@@ -64,11 +64,14 @@ impl std::fmt::Debug for Exchange {
     }
 }
 
+/// Who said it, and what.
+type Said = (usize, Vec<u8>);
+
 /// A place in a ring of exchanges within one program.
 struct Seat {
     number: usize,
     is_cut: AtomicBool,
-    topics: Arc<[broadcast::Sender<(usize, Vec<u8>)>]>,
+    topics: Arc<[broadcast::Sender<Said>]>,
 }
 
 impl Exchange {
@@ -158,7 +161,7 @@ pub struct Listening(Ear);
 enum Ear {
     Deaf,
     Nats { client: Client, subject: String, subscriber: Option<Subscriber> },
-    Ring { seat: Arc<Seat>, receiver: broadcast::Receiver<(usize, Vec<u8>)> },
+    Ring { seat: Arc<Seat>, receiver: broadcast::Receiver<Said> },
 }
 
 impl Listening {

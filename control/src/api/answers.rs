@@ -92,6 +92,21 @@ pub struct ClusterView {
     pub target_iqn: String,
 }
 
+/// A site of the log, whose control process signs checkpoints.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LogSiteView {
+    /// Its name.
+    pub name: String,
+    /// Its key, as other tools of signed notes read it.
+    pub key: String,
+    /// Commits that it has vouched for, as far as this control process heard.
+    pub signed: u64,
+    /// When it was heard last, milliseconds ago; nothing: not since this control process started.
+    pub heard_ms_ago: Option<u64>,
+    /// Whether it takes part now.
+    pub heard: bool,
+}
+
 /// A site.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SiteView {

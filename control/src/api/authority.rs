@@ -222,7 +222,8 @@ pub(super) async fn put_secret(
         return secrets(State(app)).await;
     }
     tracing::info!(secret = %name, actor = ?change.context.actor, "a CHAP secret was set");
-    in_store(&app, move |secrets| secrets.put(name.as_str(), &secret)).await?;
+    let entry = in_store(&app, move |secrets| secrets.put(name.as_str(), &secret)).await?;
+    app.sharing.tell(entry).await;
     app.streams.renew_facts();
     secrets(State(app)).await
 }
@@ -249,9 +250,11 @@ pub(super) async fn delete_secret(
     }
     tracing::info!(secret = %name, actor = ?change.context.actor, "a CHAP secret was deleted");
     let key = name.clone();
-    if !in_store(&app, move |secrets| secrets.delete(&key)).await? {
+    let Some(entry) = in_store(&app, move |secrets| secrets.delete(&key)).await? else {
         return Err(Failure::not_found("secret", &name));
-    }
+    };
+    app.sharing.tell(entry).await;
+    app.streams.renew_facts();
     secrets(State(app)).await
 }
 

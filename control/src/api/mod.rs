@@ -11,6 +11,7 @@ mod extract;
 mod failure;
 mod hosts;
 mod inventory;
+mod log_sites;
 mod overview;
 pub mod requests;
 mod resolve;
@@ -21,6 +22,7 @@ mod volumes;
 use crate::observed::Observed;
 use crate::secrets::Secrets;
 use crate::service::Service;
+use crate::sharing::Sharing;
 use crate::stream::Streams;
 use answers::*;
 use authenticate::Required;
@@ -46,6 +48,7 @@ pub(crate) struct App {
     pub(crate) observed: Arc<Observed>,
     pub(crate) streams: Arc<Streams>,
     pub(crate) secrets: Arc<Secrets>,
+    pub(crate) sharing: Arc<Sharing>,
     pub(crate) times: Times,
     pub(crate) audits: Arc<audit::Audits>,
     /// Why the log is not safe enough for groups to move by themselves; empty if it is.
@@ -68,7 +71,7 @@ impl App {
             now: self.observed.now(),
             silence,
             unsafe_because: &unsafe_because,
-            log_trouble: condition.stopped.or(condition.log_trouble),
+            log_trouble: condition.trouble().cloned(),
         })
     }
 }
@@ -318,6 +321,19 @@ fn hosts(routes: Routes) -> Routes {
 
 fn authority(routes: Routes) -> Routes {
     routes
+        .list::<LogSiteView, _, _>(
+            "/v1/log-sites",
+            Viewer,
+            "Lists the log's sites and what they signed",
+            log_sites::list,
+        )
+        .change::<ChangeLogSites, Changed, _, _>(
+            Post,
+            "/v1/log-sites",
+            Administrator,
+            "Adds, removes or replaces sites of the log, in one commit",
+            log_sites::change,
+        )
         .list::<PolicyView, _, _>(
             "/v1/policies",
             Viewer,

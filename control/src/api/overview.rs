@@ -65,6 +65,8 @@ pub(super) async fn status(State(app): State<App>) -> Json<StatusView> {
             .iter()
             .map(|cause| format!("this control process has stopped projecting: {cause}"))
             .chain(condition.log_trouble.iter().map(|trouble| format!("the log: {trouble}")))
+            .chain(condition.unsigned.clone())
+            .chain(condition.disputed.clone())
             .collect();
         let down = by_health.get("down").copied().unwrap_or(0);
         if down > 0 {
@@ -94,7 +96,7 @@ pub(super) async fn status(State(app): State<App>) -> Json<StatusView> {
 
 pub(super) async fn health(State(app): State<App>) -> Response {
     let condition = app.service.condition().borrow().clone();
-    match condition.stopped.or(condition.log_trouble) {
+    match condition.trouble() {
         None => (StatusCode::OK, "ok\n".to_owned()).into_response(),
         Some(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")).into_response(),
     }

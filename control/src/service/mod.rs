@@ -6,17 +6,26 @@
 //!        └──── View ◀──publish──────┘  (state and the checkpoint that covers it, together)
 //! ```
 //!
-//! The pipeline is one task; it alone decides, appends and evolves. What it publishes is never
-//! ahead of the signed checkpoint, so a node spec made from it can carry proofs.
+//! The pipeline is one task; it alone decides, appends and evolves. What it publishes, and answers, is
+//! never ahead of a checkpoint that a majority of the log's sites signed, so a node spec made from it
+//! can carry proofs, and no answer is taken back when the log falls back.
 
+mod board;
+#[cfg(test)]
+mod cluster_tests;
 mod draft;
+mod effect;
 mod pipeline;
 mod queue;
+mod refusals;
+mod seat;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
 pub use pipeline::{Fault, PipelineConfig, checkpoint_origin, start};
 pub use queue::{Answer, Done, Unanswered};
+pub use seat::{Seat, SeatError};
 
 use crate::domain::{Refusal, State, decide};
 use queue::{Job, Work};
@@ -25,10 +34,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
+use voute_events::register::Signed;
 use voute_events::{MerkleTree, Position, ReadError, StoredCommit};
 use voute_schemas::command::Escalation;
 use voute_schemas::commit::{Actor, Origin};
-use voute_schemas::proof::{Checkpoint, CommitProof};
+use voute_schemas::proof::{Checkpoint, CommitProof, Verifier};
 use voute_schemas::{Command, CommitId, CorrelationId, Event, NodeId, Sequence};
 
 /// Longest time that an asker waits for an answer before it is told that the outcome is unknown.
@@ -92,7 +102,8 @@ impl Context {
 pub struct View {
     /// The state.
     pub state: State,
-    /// Covers `state.position()`, unless this process is no log site: then it is empty.
+    /// Covers `state.position()` and bears a majority's signatures. Empty just after a start: then
+    /// the state is the last that this process knew, and not to be told to nodes.
     pub checkpoint: Checkpoint,
     /// Commits that the checkpoint covers.
     pub checkpoint_size: u64,
@@ -105,6 +116,31 @@ pub struct Condition {
     pub log_trouble: Option<String>,
     /// Projection has stopped for good; in words. Node streams are dropped then.
     pub stopped: Option<String>,
+    /// Commits wait for signatures of other log sites; in words.
+    pub unsigned: Option<String>,
+    /// Other log sites signed another history; in words. A person must look.
+    pub disputed: Option<String>,
+}
+
+impl Condition {
+    /// What keeps this process from getting anything committed.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&String> {
+        self.stopped.as_ref().or(self.log_trouble.as_ref()).or(self.unsigned.as_ref())
+    }
+}
+
+/// What is known of a log site.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogSiteSeen {
+    /// Its name and key.
+    pub verifier: Verifier,
+    /// Commits that it vouches for, as far as was heard.
+    pub signed: u64,
+    /// When it was heard last; `None`: not since this process started.
+    pub heard_at: Option<Instant>,
+    /// Whether this process signs for it.
+    pub is_own: bool,
 }
 
 /// What the pipeline shares with all others.
@@ -117,6 +153,15 @@ pub(crate) struct Shared {
     changes: Arc<dyn Changes>,
     pub(crate) counters: Counters,
     unmeasured: Mutex<VecDeque<FailoverCommitted>>,
+    log_sites: Mutex<Vec<LogSiteSeen>>,
+    /// What a lost register began anew with.
+    reseeded: watch::Sender<Option<Signed>>,
+}
+
+impl Shared {
+    fn published(&self) -> View {
+        self.view.read().expect("no reader or writer panics holding the view").clone()
+    }
 }
 
 /// A failover that this process got committed.
@@ -284,6 +329,17 @@ impl Service {
     #[must_use]
     pub fn condition(&self) -> watch::Receiver<Condition> {
         self.shared.condition.subscribe()
+    }
+
+    /// The log's sites, as far as they are heard.
+    #[must_use]
+    pub fn log_sites(&self) -> Vec<LogSiteSeen> {
+        self.shared.log_sites.lock().expect("no holder panics").clone()
+    }
+
+    /// Tells when a lost register began anew, and with what.
+    pub(crate) fn reseeded(&self) -> watch::Receiver<Option<Signed>> {
+        self.shared.reseeded.subscribe()
     }
 
     /// What was counted.

@@ -7,28 +7,34 @@
 //!        └─────────────────────────────────────────┴─ unknown ─▶ the same append again
 //! ```
 //!
-//! One append is in flight at a time. The state is only what reading the log gave: an own commit,
-//! too, is read back and verified before it has an effect.
+//! One append is in flight at a time, and the next waits until what it appended has taken effect
+//! ([`super::effect`]). The state is only what reading the log gave: an own commit, too, is read back
+//! and verified before it has an effect.
 
+use super::board::Board;
 use super::draft::{Draft, draft, reply};
-use super::queue::{JOBS_MAX, Job, Unanswered};
+use super::queue::{Answer, JOBS_MAX, Job, Unanswered};
+use super::refusals::RefusalBudget;
+use super::seat::Seat;
+use super::snapshots::Snapshots;
 use super::{Changes, Condition, Counters, Service, Shared, View, unix_ms};
 use crate::domain::{State, evolve};
 use crate::projection::{Projection, Snapshot};
 use crate::rebuild::replay;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use uuid::Uuid;
+use tokio::time::Interval;
+use voute_events::exchange::Listening;
 use voute_events::register::RegisterError;
 use voute_events::{
-    AppendError, Log, MerkleTree, Position, ReadError, SignedRegister, Signer, StoredCommit,
+    AppendError, Exchange, Log, MerkleTree, Position, ReadError, StoredCommit, Topic,
     VerifiedReader,
 };
-use voute_schemas::commit::{Actor, Outcome};
+use voute_schemas::commit::Outcome;
 use voute_schemas::proof::Checkpoint;
 use voute_schemas::{ClusterId, Commit, Event, Sequence};
 
@@ -36,21 +42,11 @@ use voute_schemas::{ClusterId, Commit, Event, Sequence};
 const BATCH_MAX: usize = 512;
 /// Most commits read and evolved at once.
 const READ_MAX: usize = 8_192;
-/// A snapshot is written after so many commits …
-const SNAPSHOT_COMMITS: u64 = 10_000;
-/// … or this long after the first commit that it lacks, …
-const SNAPSHOT_AFTER: Duration = Duration::from_secs(5);
-/// … but takes at most this part of the time.
-const SNAPSHOT_DUTY: u32 = 20;
 /// Waits between attempts at a log that does not answer, from and to.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_LAST: Duration = Duration::from_secs(1);
-/// Refusals of one actor that are recorded in [`REFUSAL_WINDOW`]; more only count.
-const REFUSALS_MAX: u32 = 200;
-const REFUSAL_WINDOW: Duration = Duration::from_secs(10);
-/// Actors whose refusals are counted at once.
-const REFUSING_ACTORS_MAX: usize = 10_000;
-
+/// How often a site repeats its last signature: others may have missed it.
+const REPEAT_SIGNATURE_EVERY: Duration = Duration::from_millis(500);
 /// Why the pipeline stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -63,13 +59,20 @@ pub enum Fault {
     /// It was told to stop before it had read the log.
     #[error("stopped before the log was read")]
     Stopped,
+    /// A majority signed another history than the one that this process reads.
+    #[error(
+        "projection stopped: a majority of the log's sites signed another history than the log shows here; the log was replaced by another branch, compare it with the other sites"
+    )]
+    Outvoted,
 }
 
 /// What a pipeline needs beside its log.
 #[derive(Debug)]
 pub struct PipelineConfig {
     /// Key and register, if this process signs for a site.
-    pub signer: Option<(Signer, SignedRegister)>,
+    pub seat: Option<Seat>,
+    /// How the sites hear of each other's signatures.
+    pub exchange: Exchange,
     /// Where snapshots are kept.
     pub projection: Option<Projection>,
     /// What the projection held.
@@ -86,46 +89,59 @@ pub fn checkpoint_origin(cluster: ClusterId) -> String {
     format!("voute/{cluster}")
 }
 
-/// Reads the log to its end, publishes, then serves jobs in a task of its own.
+/// Reads the log to its end, publishes what is vouched for, then serves jobs in a task of its own.
+/// The state that was read comes too: it may be ahead of what is published.
 ///
 /// # Errors
 /// [`Fault`] if the log is damaged, or is not the one that the snapshot or register came from.
 pub async fn start<L: Log>(
     log: Arc<L>,
     config: PipelineConfig,
-) -> Result<(Service, JoinHandle<Result<(), Fault>>), Fault> {
+) -> Result<(Service, State, JoinHandle<Result<(), Fault>>), Fault> {
     let (safety, safety_jobs) = mpsc::channel(JOBS_MAX);
     let (ordinary, ordinary_jobs) = mpsc::channel(JOBS_MAX);
-    let Snapshot { state, tree } = config.snapshot;
-    let position = state.position();
+    let Snapshot { state, tree, checkpoint } = config.snapshot;
+    let known = state.clone();
     let mut stop = config.stop;
+    let heard = config.exchange.listen(Topic::Signatures);
     let (reader, state, tree) = read_all(&log, state, tree, &mut stop).await?;
+    // What was known before can be looked at, but is not told to nodes as if it were new.
+    let view = View { state: known.clone(), ..View::default() };
     let shared = Arc::new(Shared {
-        view: RwLock::new(View::default()),
+        view: RwLock::new(view),
         tree: RwLock::new(tree),
-        head: watch::Sender::new(Position::ZERO),
+        head: watch::Sender::new(known.position()),
         condition: watch::Sender::new(Condition::default()),
         changes: config.changes,
         counters: Counters::default(),
         unmeasured: Mutex::default(),
+        log_sites: Mutex::default(),
+        reseeded: watch::Sender::new(None),
     });
     let mut pipeline = Pipeline {
         reader,
         log: Arc::clone(&log),
-        state,
+        state: state.clone(),
+        pending: VecDeque::new(),
         shared: Arc::clone(&shared),
-        signer: config.signer,
+        seat: config.seat,
+        board: Board::default(),
+        exchange: config.exchange,
+        heard,
+        repeat: tokio::time::interval(REPEAT_SIGNATURE_EVERY),
+        said: None,
+        unanswered: Vec::new(),
         safety: safety_jobs,
         ordinary: ordinary_jobs,
         left: VecDeque::new(),
         refusals: RefusalBudget::default(),
-        snapshots: Snapshots::new(config.projection, position.sequence),
+        snapshots: Snapshots::new(config.projection, known.position().sequence),
         stop,
     };
-    pipeline.publish(&[]).await?;
+    pipeline.begin(&checkpoint).await?;
     let service = Service { shared, log: Arc::new(log), safety, ordinary };
     let task = tokio::spawn(pipeline.run());
-    Ok((service, task))
+    Ok((service, state, task))
 }
 
 /// Replays what the snapshot lacks, however long the log does not answer.
@@ -154,26 +170,52 @@ async fn read_all<L: Log>(
     }
 }
 
-struct Pipeline<L: Log> {
+pub(super) struct Pipeline<L: Log> {
     reader: VerifiedReader<Arc<L>>,
     log: Arc<L>,
-    /// All that was read; published once signed.
-    state: State,
-    shared: Arc<Shared>,
-    signer: Option<(Signer, SignedRegister)>,
+    /// All that was read.
+    pub(super) state: State,
+    /// What was read and is not published yet, in order.
+    pub(super) pending: VecDeque<Pending>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) seat: Option<Seat>,
+    pub(super) board: Board,
+    pub(super) exchange: Exchange,
+    heard: Listening,
+    repeat: Interval,
+    /// The last own signature.
+    pub(super) said: Option<Checkpoint>,
+    /// Answers that wait for a commit to take effect.
+    pub(super) unanswered: Vec<Waiting>,
     safety: mpsc::Receiver<Job>,
     ordinary: mpsc::Receiver<Job>,
     /// Jobs that the last append had no room for.
     left: VecDeque<Job>,
     refusals: RefusalBudget,
-    snapshots: Snapshots,
+    pub(super) snapshots: Snapshots,
     stop: watch::Receiver<bool>,
+}
+
+/// A state that was read, and what led to it.
+pub(super) struct Pending {
+    pub(super) state: State,
+    pub(super) events: Vec<Event>,
+    pub(super) since: Instant,
+}
+
+/// An answer that is given once this commit has taken effect.
+pub(super) struct Waiting {
+    pub(super) sequence: Sequence,
+    pub(super) to: oneshot::Sender<Answer>,
+    pub(super) answer: Answer,
 }
 
 /// What woke the pipeline.
 enum Wake {
     Job(Box<Job>),
     Log,
+    Heard(Vec<u8>),
+    Repeat,
     Snapshot,
     Stop,
 }
@@ -186,7 +228,12 @@ impl<L: Log> Pipeline<L> {
             let stopped = Some(fault.to_string());
             self.shared.condition.send_modify(|condition| condition.stopped = stopped);
         }
-        self.snapshots.save_last(&self.state, &self.shared).await;
+        for waiting in self.unanswered.drain(..) {
+            // It is in the log; whether it takes effect, others will know.
+            let answer = if ended.is_ok() { Unanswered::Late } else { Unanswered::Stopped };
+            reply(waiting.to, Err(answer));
+        }
+        self.snapshots.save_last(&self.shared).await;
         ended
     }
 
@@ -198,10 +245,16 @@ impl<L: Log> Pipeline<L> {
                     self.commit(jobs).await?;
                 }
                 Wake::Log => self.follow().await?,
+                Wake::Heard(message) => {
+                    if self.hear(&message) {
+                        self.advance().await?;
+                    }
+                }
+                Wake::Repeat => self.repeat_signature().await,
                 Wake::Snapshot => {}
                 Wake::Stop => return Ok(()),
             }
-            self.snapshots.save_if_due(&self.state, &self.shared);
+            self.snapshots.save_if_due(&self.shared);
         }
     }
 
@@ -209,16 +262,21 @@ impl<L: Log> Pipeline<L> {
         if *self.stop.borrow() {
             return Wake::Stop;
         }
-        if let Some(job) = self.left.pop_front() {
+        // Nothing more is decided while answers wait for the other sites: they need the time to
+        // stand where this process stands, and whoever asks waits no longer than for its own commit.
+        let may_decide = self.unanswered.is_empty();
+        if may_decide && let Some(job) = self.left.pop_front() {
             return Wake::Job(Box::new(job));
         }
         tokio::select! {
             biased;
             _ = self.stop.changed() => Wake::Stop,
-            Some(job) = self.safety.recv() => Wake::Job(Box::new(job)),
-            Some(job) = self.ordinary.recv() => Wake::Job(Box::new(job)),
+            message = self.heard.next() => Wake::Heard(message),
+            Some(job) = self.safety.recv(), if may_decide => Wake::Job(Box::new(job)),
+            Some(job) = self.ordinary.recv(), if may_decide => Wake::Job(Box::new(job)),
             () = self.reader.wait() => Wake::Log,
             () = self.snapshots.due() => Wake::Snapshot,
+            _ = self.repeat.tick() => Wake::Repeat,
         }
     }
 
@@ -251,12 +309,12 @@ impl<L: Log> Pipeline<L> {
                     self.shared.counters.appends.fetch_add(1, Relaxed);
                     self.shared.counters.commits.fetch_add(commits.len() as u64, Relaxed);
                     self.left = left;
-                    self.follow_to(position).await?;
                     for (index, job, then) in waiting {
-                        let done = then.answer(positions[index], &commits[index]);
-                        reply(job.answer, Ok(done));
+                        let (sequence, to) = (positions[index].sequence, job.answer);
+                        let answer = Ok(then.answer(positions[index], &commits[index]));
+                        self.unanswered.push(Waiting { sequence, to, answer });
                     }
-                    return Ok(());
+                    return self.follow_to(position).await;
                 }
                 Err(Failed::Conflict) => {
                     self.shared.counters.conflicts.fetch_add(1, Relaxed);
@@ -285,8 +343,14 @@ impl<L: Log> Pipeline<L> {
             }
             granted
         });
+        // Such an answer rests on what was read, which may yet lack effect.
+        let sequence = self.state.position().sequence;
         for (job, answer) in drafted.answered.drain(..) {
-            reply(job.answer, answer);
+            if sequence <= self.shared.head.borrow().sequence {
+                reply(job.answer, answer);
+            } else {
+                self.unanswered.push(Waiting { sequence, to: job.answer, answer });
+            }
         }
         drafted
     }
@@ -342,7 +406,9 @@ impl<L: Log> Pipeline<L> {
     /// Takes in what others appended.
     async fn follow(&mut self) -> Result<(), Fault> {
         while let Some(events) = self.read_more().await? {
-            self.publish(&events).await?;
+            self.await_signatures(events);
+            self.sign().await?;
+            self.advance().await?;
         }
         Ok(())
     }
@@ -398,188 +464,10 @@ impl<L: Log> Pipeline<L> {
             }
         }
     }
-
-    /// Signs what was read and shows it to all.
-    async fn publish(&mut self, events: &[Event]) -> Result<(), Fault> {
-        let position = self.state.position();
-        if position == *self.shared.head.borrow() {
-            return Ok(());
-        }
-        let checkpoint = self.sign(position).await?;
-        let before = {
-            let mut view =
-                self.shared.view.write().expect("no reader or writer panics holding the view");
-            let state = self.state.clone();
-            let checkpoint_size = position.sequence.0;
-            let view = &mut *view;
-            std::mem::replace(view, View { state, checkpoint, checkpoint_size }).state
-        };
-        self.shared.changes.changed(&before, &self.state, events);
-        self.shared.head.send_replace(position);
-        self.snapshots.note(position.sequence);
-        Ok(())
-    }
-
-    /// A checkpoint over everything up to `position`, if this process signs for one of the log's
-    /// sites. The register's flushes happen on another thread.
-    async fn sign(&mut self, position: Position) -> Result<Checkpoint, Fault> {
-        let Some(cluster) = self.state.cluster() else {
-            return Ok(Checkpoint::default());
-        };
-        let origin = checkpoint_origin(cluster.id);
-        let Some((signer, mut register)) = self.signer.take() else {
-            return Ok(Checkpoint::default());
-        };
-        if !cluster.log_sites.contains(&signer.verifier()) {
-            self.signer = Some((signer, register));
-            return Ok(Checkpoint::default());
-        }
-        let shared = Arc::clone(&self.shared);
-        let size = position.sequence.0;
-        let signing = tokio::task::spawn_blocking(move || {
-            let tree = shared.tree.read().expect("no holder of the tree panics");
-            let signed = register.sign(&signer, &origin, &tree, size);
-            (signed, signer, register)
-        });
-        let (signed, signer, register) = signing.await.expect("signing does not panic");
-        self.signer = Some((signer, register));
-        Ok(signed?)
-    }
 }
 
 /// Why an append has no position.
 enum Failed {
     Conflict,
     Answered(Unanswered),
-}
-
-/// How many refusals of whom are recorded: auditors want them, the log must not drown in them.
-#[derive(Default)]
-struct RefusalBudget {
-    since: Option<Instant>,
-    taken: HashMap<Uuid, u32>,
-}
-
-impl RefusalBudget {
-    fn take(&mut self, actor: &Actor, now: Instant) -> bool {
-        let window_over = self.since.is_none_or(|since| now - since > REFUSAL_WINDOW);
-        if window_over || self.taken.len() >= REFUSING_ACTORS_MAX {
-            self.since = Some(now);
-            self.taken.clear();
-        }
-        let actor = match actor {
-            Actor::System => Uuid::nil(),
-            Actor::Credential { id, .. } => id.0,
-            Actor::Node(node) => node.0,
-        };
-        let taken = self.taken.entry(actor).or_default();
-        *taken += 1;
-        *taken <= REFUSALS_MAX
-    }
-}
-
-/// When to write snapshots, and the one being written.
-struct Snapshots {
-    projection: Option<Projection>,
-    saved: Sequence,
-    reached: Sequence,
-    /// When the first commit came that the snapshot lacks.
-    behind_since: Option<tokio::time::Instant>,
-    not_before: tokio::time::Instant,
-    writing: Option<JoinHandle<Option<(Sequence, Duration)>>>,
-}
-
-impl Snapshots {
-    fn new(projection: Option<Projection>, saved: Sequence) -> Self {
-        Snapshots {
-            projection,
-            saved,
-            reached: saved,
-            behind_since: None,
-            not_before: tokio::time::Instant::now(),
-            writing: None,
-        }
-    }
-
-    fn note(&mut self, reached: Sequence) {
-        self.reached = reached;
-        if reached > self.saved {
-            self.behind_since.get_or_insert_with(tokio::time::Instant::now);
-        }
-    }
-
-    /// Returns when a snapshot should be written.
-    async fn due(&mut self) {
-        if let Some(writing) = &mut self.writing {
-            let ended = writing.await;
-            self.writing = None;
-            self.written(ended.ok().flatten());
-        }
-        match (&self.projection, self.behind_since) {
-            (Some(_), Some(since)) => {
-                tokio::time::sleep_until((since + SNAPSHOT_AFTER).max(self.not_before)).await;
-            }
-            _ => std::future::pending().await,
-        }
-    }
-
-    fn written(&mut self, result: Option<(Sequence, Duration)>) {
-        let now = tokio::time::Instant::now();
-        match result {
-            Some((saved, took)) => {
-                self.saved = saved;
-                self.not_before = now + took * SNAPSHOT_DUTY;
-                self.behind_since = (self.reached > saved).then_some(now);
-            }
-            None => self.not_before = now + SNAPSHOT_AFTER,
-        }
-    }
-
-    fn save_if_due(&mut self, state: &State, shared: &Arc<Shared>) {
-        let now = tokio::time::Instant::now();
-        let many = self.reached.0 - self.saved.0 >= SNAPSHOT_COMMITS;
-        let long = self.behind_since.is_some_and(|since| now >= since + SNAPSHOT_AFTER);
-        if (many || long) && now >= self.not_before && self.writing.is_none() {
-            self.writing = self.save(state, shared);
-        }
-    }
-
-    fn save(
-        &self,
-        state: &State,
-        shared: &Arc<Shared>,
-    ) -> Option<JoinHandle<Option<(Sequence, Duration)>>> {
-        let projection = self.projection.clone()?;
-        let state = state.clone();
-        let first = Projection::first_leaf(self.saved.0);
-        let shared = Arc::clone(shared);
-        Some(tokio::task::spawn_blocking(move || {
-            let began = Instant::now();
-            let sequence = state.position().sequence;
-            let leaves: Vec<_> = {
-                let tree = shared.tree.read().expect("no holder of the tree panics");
-                (first..sequence.0).filter_map(|index| tree.leaf(index)).collect()
-            };
-            match projection.save(&state, first, &leaves) {
-                Ok(()) => Some((sequence, began.elapsed())),
-                Err(error) => {
-                    tracing::warn!(%error, "no snapshot was written; the next start reads more of the log");
-                    None
-                }
-            }
-        }))
-    }
-
-    async fn save_last(&mut self, state: &State, shared: &Arc<Shared>) {
-        if let Some(writing) = self.writing.take() {
-            let ended = writing.await.ok().flatten();
-            self.written(ended);
-        }
-        if state.position().sequence > self.saved
-            && let Some(writing) = self.save(state, shared)
-        {
-            let ended = writing.await.ok().flatten();
-            self.written(ended);
-        }
-    }
 }

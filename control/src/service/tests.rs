@@ -7,11 +7,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use voute_events::{AppendError, EmbeddedLog, Log};
+use voute_events::{AppendError, EmbeddedLog, Exchange, Log, SignedRegister, Signer};
 use voute_schemas::commit::{Commit, Outcome};
 use voute_schemas::event::{ConditionSource, SiteCondition, SiteKind};
 use voute_schemas::ids::*;
-use voute_schemas::proof::Verifier;
 use voute_schemas::{Hash, Name};
 
 #[derive(Debug)]
@@ -42,7 +41,8 @@ struct Troubled {
     released: Notify,
     /// Number of a commit that reads as one of a newer version.
     unreadable: AtomicU64,
-    _folder: tempfile::TempDir,
+    seats: AtomicUsize,
+    folder: tempfile::TempDir,
 }
 
 impl Troubled {
@@ -56,7 +56,8 @@ impl Troubled {
             held: AtomicBool::new(false),
             released: Notify::new(),
             unreadable: AtomicU64::new(0),
-            _folder: folder,
+            seats: AtomicUsize::new(0),
+            folder,
         })
     }
 
@@ -126,20 +127,31 @@ impl Log for Troubled {
     }
 }
 
+/// The seat of the log's only site.
+fn seat(log: &Troubled) -> Seat {
+    let signer = Signer::from_seed("log", [7; 32]).unwrap();
+    // Of one process after the other: a lock that is let go late would be in the way.
+    let number = log.seats.fetch_add(1, Ordering::SeqCst);
+    let path = log.folder.path().join(format!("register-{number}"));
+    Seat::new(signer, SignedRegister::open(path).unwrap())
+}
+
 async fn begin(
     log: &Arc<Troubled>,
 ) -> (Service, JoinHandle<Result<(), Fault>>, watch::Sender<bool>) {
     let (stop, stopping) = watch::channel(false);
+    let seat = seat(log);
+    let log_site = seat.verifier();
     let config = PipelineConfig {
-        signer: None,
+        seat: Some(seat),
+        exchange: Exchange::alone(),
         projection: None,
         snapshot: Snapshot::default(),
         changes: Arc::new(NoStreams),
         stop: stopping,
     };
-    let (service, task) = start(Arc::clone(log), config).await.unwrap();
+    let (service, _, task) = start(Arc::clone(log), config).await.unwrap();
     if service.state().cluster().is_none() {
-        let log_site = Verifier { name: "log".into(), key: Hash::of(b"key") };
         let (cluster, name) = (ClusterId::generate(), Name::new("c").unwrap());
         let command = Command::CreateCluster { cluster, name, log_site };
         assert!(matches!(service.submit(command, context()).await, Ok(Done::Committed { .. })));

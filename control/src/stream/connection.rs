@@ -69,9 +69,12 @@ fn cannot_serve(app: &App) -> Option<String> {
             "this control process has stopped projecting ({stopped}); connect to another\n"
         ));
     }
+    if !app.sharing.is_settled() {
+        return Some("this control process just started and is learning secrets from the others; connect to another, or to this one in a moment\n".to_owned());
+    }
     let has_checkpoint = app.service.read(|view| !view.checkpoint.0.is_empty());
     (!has_checkpoint).then(|| {
-        "this control process signs for no site of the log, so it cannot prove its specs; connect to one that does\n".to_owned()
+        "no majority of the log's sites has signed anything since this control process started, so it cannot prove its specs; connect to another\n".to_owned()
     })
 }
 

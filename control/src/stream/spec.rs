@@ -36,7 +36,7 @@ fn with_inputs<T>(app: &App, make: impl FnOnce(&SpecInputs<'_>) -> T) -> T {
     };
     make(&SpecInputs {
         times: app.times,
-        link_secret: app.secrets.link_secret(),
+        link_secret: &app.secrets.link_secret(),
         chap_secret: &chap_secret,
     })
 }

@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use voute_control::domain::State;
 use voute_control::projection::Projection;
 use voute_control::rebuild::rebuild;
-use voute_control::run_on;
 use voute_control::service::{Context, Done};
-use voute_events::{EmbeddedLog, Log, Position};
+use voute_control::{ControlConfig, JOIN_FILE, run_on};
+use voute_events::{EmbeddedLog, Exchange, Log, Position};
 use voute_schemas::commit::Origin;
 use voute_schemas::event::SiteKind;
 use voute_schemas::place::Portals;
@@ -98,10 +98,15 @@ impl Log for Watched {
 async fn a_restart_reads_only_the_tail_that_the_snapshot_lacks() {
     let folder = tempfile::tempdir().unwrap();
     let log = EmbeddedLog::open(folder.path().join("shared.redb")).unwrap();
-    let running =
-        run_on(Arc::new(log.clone()), None, config(folder.path()), std::future::pending())
-            .await
-            .unwrap();
+    let running = run_on(
+        Arc::new(log.clone()),
+        Exchange::alone(),
+        None,
+        config(folder.path()),
+        std::future::pending(),
+    )
+    .await
+    .unwrap();
     for index in 0..50 {
         running.service().submit(add_site(format!("s{index}")), context()).await.unwrap();
     }
@@ -109,18 +114,32 @@ async fn a_restart_reads_only_the_tail_that_the_snapshot_lacks() {
     running.ended().await.unwrap();
     // Another process appends what the snapshot does not know.
     let other = tempfile::tempdir().unwrap();
-    let running = run_on(Arc::new(log.clone()), None, config(other.path()), std::future::pending())
-        .await
-        .unwrap();
+    for file in [voute_control::KEY_FILE, voute_control::REGISTER_FILE] {
+        std::fs::copy(folder.path().join(file), other.path().join(file)).unwrap();
+    }
+    let running = run_on(
+        Arc::new(log.clone()),
+        Exchange::alone(),
+        None,
+        config(other.path()),
+        std::future::pending(),
+    )
+    .await
+    .unwrap();
     running.service().submit(add_site("late".into()), context()).await.unwrap();
     let digest = running.service().state().digest();
     running.stop();
     running.ended().await.unwrap();
     let counting = Watched::new(log);
-    let running =
-        run_on(Arc::clone(&counting), None, config(folder.path()), std::future::pending())
-            .await
-            .unwrap();
+    let running = run_on(
+        Arc::clone(&counting),
+        Exchange::alone(),
+        None,
+        config(folder.path()),
+        std::future::pending(),
+    )
+    .await
+    .unwrap();
     assert_eq!(running.service().state().digest(), digest);
     // 53 was the last commit of the first run; reading begins at it, to compare its hash.
     assert_eq!(counting.lowest.load(Relaxed), 53);
@@ -180,12 +199,22 @@ async fn a_log_that_lost_commits_is_refused_at_start() {
 async fn two_processes_on_one_log_commit_each_command_once_and_agree() {
     let folder = tempfile::tempdir().unwrap();
     let log = Arc::new(EmbeddedLog::open(folder.path().join("shared.redb")).unwrap());
+    let ring = Exchange::ring(2);
     let one = tempfile::tempdir().unwrap();
     let two = tempfile::tempdir().unwrap();
     let first =
-        run_on(Arc::clone(&log), None, config(one.path()), std::future::pending()).await.unwrap();
-    let second =
-        run_on(Arc::clone(&log), None, config(two.path()), std::future::pending()).await.unwrap();
+        run_on(Arc::clone(&log), ring[0].clone(), None, config(one.path()), std::future::pending())
+            .await
+            .unwrap();
+    let second = run_on(
+        Arc::clone(&log),
+        ring[1].clone(),
+        None,
+        ControlConfig { join: Some(one.path().join(JOIN_FILE)), ..config(two.path()) },
+        std::future::pending(),
+    )
+    .await
+    .unwrap();
     let mut askers = Vec::new();
     for asker in 0..8 {
         let service = if asker % 2 == 0 { &first } else { &second }.service().clone();
@@ -223,9 +252,15 @@ async fn two_processes_on_one_log_commit_each_command_once_and_agree() {
 async fn a_process_that_had_to_stop_projecting_drops_its_nodes_and_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let log = Watched::new(EmbeddedLog::open(folder.path().join("shared.redb")).unwrap());
-    let running = run_on(Arc::clone(&log), None, config(folder.path()), std::future::pending())
-        .await
-        .unwrap();
+    let running = run_on(
+        Arc::clone(&log),
+        Exchange::alone(),
+        None,
+        config(folder.path()),
+        std::future::pending(),
+    )
+    .await
+    .unwrap();
     let service = running.service();
     let north = add_site("north".into());
     let Command::AddSite { site, .. } = north else { unreachable!() };

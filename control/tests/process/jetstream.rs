@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use voute_control::{ControlConfig, LogConfig, Running, run};
+use voute_control::{ControlConfig, LogConfig, Running, StartError, run};
 use voute_events::JetStreamOptions;
 
 /// A server that ends with the test.
@@ -112,18 +112,29 @@ async fn a_log_that_may_forget_what_it_acknowledged_arms_nothing() {
 }
 
 #[tokio::test]
-async fn two_processes_share_a_stream_and_only_the_signing_one_takes_nodes() {
+async fn a_second_process_joins_with_the_first_ones_file_and_serves_nodes_the_same_secrets() {
     let Some(binary) = binary() else { return };
     let server = Server::start(binary, "sync_interval: always");
     let first = server.start_in(tempfile::tempdir().unwrap()).await;
     let folder = tempfile::tempdir().unwrap();
     let mut other = config(folder.path());
     other.log_site_name = voute_schemas::Name::new("log-2").unwrap();
-    let running = server.control(other).await;
+    // Not without the file: it would make up secrets of its own.
+    let log = LogConfig::JetStream(Box::new(server.options()));
+    let stray = run(ControlConfig { log, ..other.clone() }, std::future::pending()).await;
+    assert!(matches!(stray, Err(StartError::NotJoined)), "{stray:?}");
+    other.join = Some(first.folder.path().join("join.secret"));
+    let running = server.control(other.clone()).await;
     assert!(running.token_file().is_none(), "the administrator is in the log already");
     let second = Control { folder, running, token: first.token.clone() };
+    // Before it signs, it takes commands and serves nodes on the first one's word.
     first.create("/v1/sites", json!({"name": "north", "kind": "Data"})).await;
     second.until("/v1/sites/north", |site| site["name"] == "north").await;
+    let secret = json!({"secret": "correct horse battery"});
+    let put = first.send("PUT", "/v1/secrets/chap-a", &[], Some(secret)).await;
+    assert_eq!(put.status, 200, "{}", put.text);
+    let has_secret = |names: &serde_json::Value| names["names"][0] == "chap-a";
+    second.until("/v1/secrets", has_secret).await;
     let node = json!({
         "name": "n", "site": "north", "nvme": "127.0.0.1:1", "iscsi": "127.0.0.1:2",
         "link": "127.0.0.1:3",
@@ -132,7 +143,38 @@ async fn two_processes_share_a_stream_and_only_the_signing_one_takes_nodes() {
     let (id, secret) =
         (admitted["created"].as_str().unwrap(), admitted["secret"].as_str().unwrap());
     first.until("/v1/nodes/n", |node| node["name"] == "n").await;
-    assert_eq!(crate::fake_node::open(second.address(), id, secret).await.err(), Some(503));
-    let node = crate::fake_node::FakeNode::connect(first.address(), id, secret, 1).await;
-    node.until("a proven spec", |inside| (inside.specs > 0).then_some(())).await;
+    let mut links = Vec::new();
+    for process in [&first, &second] {
+        let node = crate::fake_node::FakeNode::connect(process.address(), id, secret, 1).await;
+        let facts = node.until("a proven spec", |inside| inside.facts.clone()).await;
+        links.push(facts.link_secret);
+    }
+    assert_eq!(links[0], links[1], "one cluster, one secret between its nodes");
+    // It becomes a site of the log, as does a third that is not there yet; then both sign.
+    let sites = json!({"add": [key_of(&second), "log-3+b2d6f09d+AQ=="]});
+    let refused = first.post("/v1/log-sites", sites).await;
+    assert_eq!(refused.status, 422, "a mistyped key is refused: {}", refused.text);
+    let changed = first.post("/v1/log-sites", json!({"add": [key_of(&second)]})).await;
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    let both_sign = |list: &serde_json::Value| {
+        let items = list["items"].as_array().unwrap();
+        items.len() == 2 && items.iter().all(|site| site["signed"] == items[0]["signed"])
+    };
+    second.until("/v1/log-sites", both_sign).await;
+    let verified = second.get("/v1/audit/verify").await.body;
+    assert_eq!(verified["verified"], true, "{verified}");
+    // Two of two must sign: without the first, a command has no outcome and nodes are not told.
+    let before = second.head().await;
+    first.running.stop();
+    let waiting = second.post("/v1/sites", json!({"name": "south", "kind": "Data"}));
+    let waited = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+    assert!(waited.is_err(), "{waited:?}");
+    assert_eq!(second.head().await, before);
+}
+
+/// What a control process's log site is known by, as `voute control --show-key` prints it.
+fn key_of(control: &Control) -> String {
+    let key = control.folder.path().join(voute_control::KEY_FILE);
+    let signer = voute_events::Signer::load_or_create(key, "log-2").unwrap();
+    voute_events::note::verifier_text(&signer.verifier())
 }

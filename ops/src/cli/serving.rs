@@ -89,6 +89,10 @@ pub struct ControlArguments {
     /// Name of the cluster, when this start creates it.
     #[arg(long, value_name = "NAME", default_value = "voute")]
     pub cluster: Name,
+    /// Join the cluster whose other control processes run already, with the file join.secret from the data folder of one of
+    /// them. Needed at the first start only.
+    #[arg(long, value_name = "FILE")]
+    pub join: Option<PathBuf>,
     /// Name of this process's log site, which signs checkpoints.
     #[arg(long, value_name = "NAME", default_value = "log")]
     pub log_site: Name,

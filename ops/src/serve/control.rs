@@ -40,6 +40,7 @@ fn configure(arguments: &ControlArguments) -> anyhow::Result<ControlConfig> {
         log: configure_log(arguments)?,
         cluster_name: arguments.cluster.clone(),
         log_site_name: arguments.log_site.clone(),
+        join: arguments.join.clone(),
         times: Times::default(),
     })
 }

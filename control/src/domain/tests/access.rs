@@ -102,7 +102,7 @@ fn log_sites_are_added_and_replaced_by_one_commit_each() {
 
 #[test]
 fn log_sites_share_neither_name_nor_key_and_the_last_one_stays() {
-    let mut world = World::founded();
+    let world = World::founded();
     let only = world.state.cluster().unwrap().log_sites[0].clone();
     let add = |site: Verifier| Command::ChangeLogSites { add: vec![site], remove: vec![] };
     assert_eq!(world.refuses(add(log_site(&only.name, 30))).0, "log-site-taken");

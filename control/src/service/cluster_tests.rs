@@ -1,0 +1,298 @@
+//! Several pipelines over one log: what takes effect when which of them sign.
+
+use super::*;
+use crate::projection::Snapshot;
+use std::path::{Path, PathBuf};
+use tokio::task::JoinHandle;
+use voute_events::{EmbeddedLog, Exchange, Log, SignedRegister, Signer, verify};
+use voute_schemas::Name;
+use voute_schemas::event::SiteKind;
+use voute_schemas::ids::*;
+
+/// Longest that anything is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for what must not happen to happen.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+#[derive(Debug)]
+struct NoStreams;
+
+impl Changes for NoStreams {
+    fn changed(&self, _: &State, _: &State, _: &[Event]) {}
+}
+
+struct World {
+    log: Arc<EmbeddedLog>,
+    ring: Vec<Exchange>,
+    folder: tempfile::TempDir,
+}
+
+struct Process {
+    service: Service,
+    task: JoinHandle<Result<(), Fault>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Process {
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        self.task.await.unwrap().unwrap();
+    }
+
+    async fn reaches(&self, sequence: u64) {
+        let mut head = self.service.head();
+        let reached = head.wait_for(|head| head.sequence.0 >= sequence);
+        tokio::time::timeout(PATIENCE, reached).await.expect("it takes effect").unwrap();
+    }
+
+    /// How many sites' signatures the published checkpoint bears.
+    fn is_signed_by(&self, needed: usize) -> bool {
+        let (checkpoint, sites) = self.service.read(|view| {
+            (view.checkpoint.clone(), view.state.cluster().unwrap().log_sites.clone())
+        });
+        verify(&checkpoint, &sites, needed).is_ok()
+    }
+}
+
+fn signer(index: usize) -> Signer {
+    Signer::from_seed(&format!("s{index}"), [index as u8 + 1; 32]).unwrap()
+}
+
+fn context() -> Context {
+    Context::system(Origin::Api, "test")
+}
+
+fn add_site(name: &str) -> Command {
+    let (site, name) = (SiteId::generate(), Name::new(name).unwrap());
+    Command::AddSite { site, name, kind: SiteKind::Data }
+}
+
+fn ask(service: &Service, command: Command) -> JoinHandle<Answer> {
+    let service = service.clone();
+    tokio::spawn(async move { service.submit(command, context()).await })
+}
+
+fn sequence(answer: &Answer) -> u64 {
+    match answer {
+        Ok(Done::Committed { position, .. }) => position.sequence.0,
+        other => panic!("{other:?}"),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Arc::new(EmbeddedLog::open(folder.path().join("log.redb")).unwrap());
+        World { log, ring: Exchange::ring(5), folder }
+    }
+
+    fn register(&self, index: usize) -> PathBuf {
+        self.folder.path().join(format!("register-{index}"))
+    }
+
+    async fn start(&self, index: usize) -> Process {
+        // The key is always the same; whether it was used before, a file tells as in production.
+        let key = self.folder.path().join(format!("key-{index}"));
+        let seat = seat(&key, &self.register(index), index);
+        self.start_with(index, Arc::clone(&self.log), seat).await
+    }
+
+    async fn start_with(&self, index: usize, log: Arc<EmbeddedLog>, seat: Seat) -> Process {
+        let (stop, stopping) = watch::channel(false);
+        let config = PipelineConfig {
+            seat: Some(seat),
+            exchange: self.ring[index].clone(),
+            projection: None,
+            snapshot: Snapshot::default(),
+            changes: Arc::new(NoStreams),
+            stop: stopping,
+        };
+        let (service, _, task) = start(log, config).await.unwrap();
+        Process { service, task, stop }
+    }
+
+    /// A cluster of three sites, all running.
+    async fn three() -> (Self, Vec<Process>) {
+        let world = World::new();
+        let mut processes = vec![world.start(0).await];
+        let (cluster, name) = (ClusterId::generate(), Name::new("c").unwrap());
+        let log_site = world.verifier(0);
+        let create = Command::CreateCluster { cluster, name, log_site };
+        assert_eq!(sequence(&processes[0].service.submit(create, context()).await), 1);
+        for index in [1, 2] {
+            processes.push(world.start(index).await);
+        }
+        let add = vec![world.verifier(1), world.verifier(2)];
+        let change = Command::ChangeLogSites { add, remove: vec![] };
+        assert_eq!(sequence(&processes[0].service.submit(change, context()).await), 2);
+        for process in &processes {
+            process.reaches(2).await;
+        }
+        (world, processes)
+    }
+
+    fn verifier(&self, index: usize) -> voute_schemas::proof::Verifier {
+        let key = self.folder.path().join(format!("key-{index}"));
+        Signer::load_or_create(key, &format!("s{index}")).unwrap().verifier()
+    }
+}
+
+fn seat(key: &Path, register: &Path, index: usize) -> Seat {
+    if !register.exists() && !key.with_extension("used").exists() {
+        // A new site.
+        drop(SignedRegister::open(register).unwrap());
+        std::fs::write(key.with_extension("used"), b"").unwrap();
+    }
+    Seat::open(key, register, &format!("s{index}")).unwrap()
+}
+
+#[tokio::test]
+async fn a_commit_takes_effect_when_two_of_three_sites_signed_it() {
+    let (world, processes) = World::three().await;
+    assert!(processes.iter().all(|process| process.is_signed_by(2)));
+    // One is cut off: nobody notices, whoever is asked.
+    world.ring[2].cut(true);
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 3);
+    assert_eq!(sequence(&processes[1].service.submit(add_site("b"), context()).await), 4);
+    assert!(processes[2].service.state().position().sequence.0 < 4);
+    // Two are cut off: it is in the log, and has no effect; nothing more is appended behind it.
+    world.ring[1].cut(true);
+    let asked = ask(&processes[0].service, add_site("c"));
+    while world.log.as_ref().read(Sequence(5), 9).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let behind = ask(&processes[0].service, add_site("d"));
+    tokio::time::sleep(A_WHILE).await;
+    assert!(!asked.is_finished() && !behind.is_finished());
+    for process in &processes {
+        assert!(process.service.state().position().sequence.0 < 5);
+    }
+    assert_eq!(world.log.as_ref().read(Sequence(5), 9).await.unwrap().len(), 1);
+    // They are back: it takes effect everywhere.
+    world.ring[1].cut(false);
+    assert_eq!(sequence(&asked.await.unwrap()), 5);
+    assert_eq!(sequence(&behind.await.unwrap()), 6);
+    world.ring[2].cut(false);
+    for process in &processes {
+        process.reaches(6).await;
+    }
+}
+
+#[tokio::test]
+async fn commits_that_wait_for_signatures_are_told_of() {
+    let (world, processes) = World::three().await;
+    (world.ring[1].cut(true), world.ring[2].cut(true));
+    let asked = ask(&processes[0].service, add_site("a"));
+    let mut condition = processes[0].service.condition();
+    let told = condition.wait_for(|condition| condition.unsigned.is_some());
+    let told = tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap().clone();
+    assert!(told.unsigned.unwrap().contains("2 of 3"));
+    world.ring[1].cut(false);
+    assert_eq!(sequence(&asked.await.unwrap()), 3);
+    let over = condition.wait_for(|condition| condition.unsigned.is_none());
+    tokio::time::timeout(PATIENCE, over).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn many_writers_at_once_all_come_to_an_effect() {
+    let (_world, processes) = World::three().await;
+    let mut asked = Vec::new();
+    for number in 0..60 {
+        let process = &processes[number % 3];
+        asked.push(ask(&process.service, add_site(&format!("site-{number}"))));
+    }
+    for answer in asked {
+        assert!(sequence(&answer.await.unwrap()) > 2);
+    }
+    for process in &processes {
+        process.reaches(62).await;
+        assert_eq!(process.service.state().sites().count(), 60);
+    }
+}
+
+#[tokio::test]
+async fn new_sites_take_over_only_with_the_old_ones_majority() {
+    let (world, mut processes) = World::three().await;
+    // The third is gone for ever; another takes its place.
+    processes.pop().unwrap().stop().await;
+    world.ring[3].cut(true);
+    processes.push(world.start(3).await);
+    let replace =
+        Command::ChangeLogSites { add: vec![world.verifier(3)], remove: vec!["s2".to_owned()] };
+    // Cut off from both, the first may append it, but the new set alone does not make it so.
+    world.ring[1].cut(true);
+    world.ring[3].cut(false);
+    let asked = ask(&processes[0].service, replace);
+    tokio::time::sleep(A_WHILE).await;
+    assert!(!asked.is_finished(), "s0 and s3 are a majority of the new sites only");
+    world.ring[1].cut(false);
+    assert_eq!(sequence(&asked.await.unwrap()), 3);
+    // From here on the new one counts.
+    world.ring[1].cut(true);
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 4);
+    assert!(processes[0].is_signed_by(2));
+}
+
+#[tokio::test]
+async fn a_restarted_process_needs_no_more_than_the_others_word() {
+    let (world, mut processes) = World::three().await;
+    processes.remove(1).stop().await;
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 3);
+    let again = world.start(1).await;
+    again.reaches(3).await;
+    assert_eq!(sequence(&again.service.submit(add_site("b"), context()).await), 4);
+}
+
+#[tokio::test]
+async fn a_lost_register_begins_anew_only_after_both_others_were_heard() {
+    let (world, mut processes) = World::three().await;
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 3);
+    processes.remove(1).stop().await;
+    std::fs::remove_file(world.register(1)).unwrap();
+    world.ring[2].cut(true);
+    let again = world.start(1).await;
+    // With only one of the two others to hear, it signs nothing.
+    let asked = ask(&processes[0].service, add_site("b"));
+    tokio::time::sleep(A_WHILE).await;
+    assert!(!asked.is_finished());
+    assert!(!world.register(1).exists());
+    world.ring[2].cut(false);
+    assert_eq!(sequence(&asked.await.unwrap()), 4);
+    let mut reseeded = again.service.reseeded();
+    let signed = tokio::time::timeout(PATIENCE, reseeded.wait_for(Option::is_some)).await;
+    let signed = signed.unwrap().unwrap().unwrap();
+    assert!(signed.size >= 3, "{signed:?}");
+    assert!(world.register(1).exists());
+}
+
+#[tokio::test]
+async fn a_process_whose_log_is_another_branch_is_outvoted_and_stops() {
+    let (world, mut processes) = World::three().await;
+    processes.pop().unwrap().stop().await;
+    // Its replica has another third commit than the one that the others go on to sign.
+    let other = EmbeddedLog::open(world.folder.path().join("other.redb")).unwrap();
+    let commits = world.log.as_ref().read(Sequence(1), 9).await.unwrap();
+    let mut commits: Vec<voute_schemas::Commit> = commits
+        .iter()
+        .map(|stored| voute_schemas::Commit::decode(&stored.bytes).unwrap())
+        .collect();
+    other.append(Position::ZERO, &commits).await.unwrap();
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 3);
+    let head = Position {
+        sequence: Sequence(2),
+        hash: voute_schemas::Hash::of_commit(&commits[1].encode()),
+    };
+    let mut branch = commits.pop().unwrap();
+    (branch.sequence, branch.previous, branch.id) = (Sequence(3), head.hash, CommitId::generate());
+    branch.outcome = voute_schemas::commit::Outcome::Refused {
+        code: "x".to_owned(),
+        message: "another branch".to_owned(),
+    };
+    other.append(head, &[branch]).await.unwrap();
+    let stray = Seat::new(signer(9), SignedRegister::open(world.register(9)).unwrap());
+    let lost = world.start_with(2, Arc::new(other), stray).await;
+    let ended = tokio::time::timeout(PATIENCE, lost.task).await.expect("it stops").unwrap();
+    assert!(matches!(ended, Err(Fault::Outvoted)), "{ended:?}");
+    assert!(lost.service.condition().borrow().stopped.is_some());
+    assert_eq!(sequence(&processes[0].service.submit(add_site("b"), context()).await), 4);
+}
