@@ -196,6 +196,9 @@ pub struct HostSpec {
     pub iqns: Vec<String>,
     /// CHAP secret, resolved. Never logged.
     pub chap_secret: Option<String>,
+    /// CHAP secret that the target proves to it, if it asks. Never logged.
+    #[serde(default)]
+    pub chap_target_secret: Option<String>,
 }
 
 /// A group that this node holds a side of.
@@ -463,6 +466,7 @@ mod tests {
             nqns: vec![],
             iqns: vec!["iqn.2026-11.example:a".to_owned()],
             chap_secret: Some("hunter2hunter2".to_owned()),
+            chap_target_secret: Some("hunter2hunter3".to_owned()),
         };
         let printed = format!("{host:?}");
         assert!(printed.contains("example:a") && !printed.contains("hunter2"), "{printed}");

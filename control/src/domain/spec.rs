@@ -277,13 +277,22 @@ fn device_specs(state: &State, node: NodeId) -> Vec<DeviceSpec> {
     .collect()
 }
 
+/// Ends the name of the secret by which the target proves itself to the hosts that prove the one named
+/// before it: `town.target` beside `town`.
+const TARGET_SECRET_SUFFIX: &str = ".target";
+
 /// A host whose secret cannot be resolved must not log in without it: it gets no iSCSI names.
 fn host_spec(id: HostId, host: &Host, inputs: &SpecInputs<'_>) -> HostSpec {
     let identity = &host.identity;
     let chap_secret = identity.chap_secret.as_ref().and_then(inputs.chap_secret);
     let secret_is_missing = identity.chap_secret.is_some() && chap_secret.is_none();
     let iqns = if secret_is_missing { vec![] } else { identity.iqns.clone() };
-    HostSpec { host: id, nqns: identity.nqns.clone(), iqns, chap_secret }
+    let chap_target_secret = identity
+        .chap_secret
+        .as_ref()
+        .and_then(|name| Name::new(format!("{name}{TARGET_SECRET_SUFFIX}")).ok())
+        .and_then(|name| (inputs.chap_secret)(&name));
+    HostSpec { host: id, nqns: identity.nqns.clone(), iqns, chap_secret, chap_target_secret }
 }
 
 fn group_spec(state: &State, node: NodeId, id: GroupId, group: &Group) -> GroupSpec {

@@ -67,6 +67,8 @@ pub(crate) struct Login {
     initiator: Option<Arc<str>>,
     is_discovery: bool,
     authentication: Authentication,
+    /// Whether it is for the initiator to say if anything is to be proven.
+    may_be_open: bool,
     proof: Proof,
     parameters: Parameters,
     has_declared: bool,
@@ -112,6 +114,7 @@ impl Login {
             initiator: None,
             is_discovery: false,
             authentication: Authentication::None,
+            may_be_open: false,
             proof: Proof::Open,
             parameters: Parameters::default(),
             has_declared: false,
@@ -244,7 +247,13 @@ impl Login {
         };
         self.initiator = Some(Arc::from(initiator.to_lowercase()));
         if self.is_discovery {
-            self.authentication = directory.discovery.clone();
+            // A discovery session shows a host its portals and no data. Nothing need be proven where
+            // the node does not ask for it, but a host that wants to, can: by its own secret.
+            let host = directory.host(initiator);
+            (self.authentication, self.may_be_open) = match (&directory.discovery, host) {
+                (Authentication::None, Some(host)) => (host.authentication.clone(), true),
+                (asked, _) => (asked.clone(), false),
+            };
             return Ok(());
         }
         let named = find("TargetName").ok_or(Status::MISSING_PARAMETER)?;
@@ -283,7 +292,10 @@ impl Login {
         if !matches!(self.proof, Proof::Open) {
             return Err(Status::INITIATOR_ERROR);
         }
+        let wants_none = |offer: &str| offer == "None" || offer == "CHAP";
+        let is_open = self.may_be_open && text::choose(offers, wants_none) == Some("None");
         let (method, proof) = match self.authentication {
+            _ if is_open => ("None", Proof::Given),
             Authentication::None => ("None", Proof::Given),
             Authentication::Chap(_) => ("CHAP", Proof::Algorithm),
         };
@@ -368,7 +380,11 @@ impl Login {
     }
 
     fn has_proved(&self) -> bool {
-        matches!((&self.authentication, &self.proof), (Authentication::None, _) | (_, Proof::Given))
+        match (&self.authentication, &self.proof) {
+            (Authentication::None, _) | (_, Proof::Given) => true,
+            (Authentication::Chap(_), Proof::Open) => self.may_be_open,
+            (Authentication::Chap(_), Proof::Algorithm | Proof::Challenged { .. }) => false,
+        }
     }
 
     fn transit(

@@ -99,6 +99,28 @@ fn discovery_lists_the_portals_of_all_sites_that_the_host_may_use() {
     assert_eq!(listed(HOST, 512, None, 200).len(), 202);
 }
 
+#[test]
+fn a_host_that_wants_to_prove_itself_for_discovery_can() {
+    let asked = Authentication::Chap(chap("host secret 1", Some("target secret")));
+    let target = target_with(directory(asked, vec![view(0, VOLUME)]));
+    let discover = |chap| {
+        let config = InitiatorConfig { chap, seed: [3; 32], ..InitiatorConfig::new(HOST, None) };
+        let mut wire = Wire::new(&target, config, 5);
+        if let Some(error) = wire.error {
+            return Err(error);
+        }
+        let task = wire.initiator.send_targets().expect("logged in");
+        Ok(parse_targets(&wire.wait(task).data).expect("well-formed").len())
+    };
+    assert_eq!(discover(None), Ok(2));
+    assert_eq!(discover(Some(chap("host secret 1", None))), Ok(2));
+    assert_eq!(discover(Some(chap("host secret 1", Some("target secret")))), Ok(2));
+    let refused = Err(InitiatorError::LoginRefused { class: 2, detail: 1 });
+    assert_eq!(discover(Some(chap("host secret 2", None))), refused);
+    let impostor = discover(Some(chap("host secret 1", Some("another"))));
+    assert_eq!(impostor, Err(InitiatorError::TargetNotProved));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]

@@ -245,7 +245,7 @@ impl View<'_> {
         for (host, mapped) in self.mapped() {
             let luns: Vec<_> = mapped.iter().map(|mapped| self.lun(mapped)).collect();
             for name in &host.iqns {
-                let authentication = authentication(host, name);
+                let authentication = authentication(host, name, &self.facts.target_iqn);
                 let view = iscsi::HostView { authentication, luns: luns.clone(), portals: None };
                 hosts.insert(name.to_lowercase(), view);
             }
@@ -341,12 +341,17 @@ fn alua(access: Access) -> iscsi::AluaState {
     }
 }
 
-fn authentication(host: &HostSpec, name: &str) -> iscsi::Authentication {
+/// What a host proves, by its own name; and what the target proves to it, by the target's.
+fn authentication(host: &HostSpec, name: &str, target: &str) -> iscsi::Authentication {
+    let credential = |name: &str, secret: &str| iscsi::Credential {
+        name: name.to_owned(),
+        secret: secret.as_bytes().to_vec(),
+    };
     match &host.chap_secret {
         None => iscsi::Authentication::None,
         Some(secret) => iscsi::Authentication::Chap(iscsi::Chap {
-            host: iscsi::Credential { name: name.to_owned(), secret: secret.clone().into_bytes() },
-            target: None,
+            host: credential(name, secret),
+            target: host.chap_target_secret.as_ref().map(|secret| credential(target, secret)),
         }),
     }
 }

@@ -8,8 +8,11 @@ use voute_schemas::place::Locator;
 use voute_schemas::times::Times;
 
 pub(super) fn inputs() -> SpecInputs<'static> {
-    let chap_secret =
-        &|name: &voute_schemas::Name| (name.as_str() == "known").then(|| "twelve chars".to_owned());
+    let chap_secret = &|name: &voute_schemas::Name| match name.as_str() {
+        "known" => Some("twelve chars".to_owned()),
+        "known.target" => Some("other twelve".to_owned()),
+        _ => None,
+    };
     SpecInputs { times: Times::default(), link_secret: "00", chap_secret }
 }
 
@@ -93,6 +96,7 @@ fn a_host_whose_secret_is_missing_cannot_log_in_without_it() {
     let touched = after(&mut world, with_secret("known"));
     let host = changes(&world, NODE_A, &touched).facts.unwrap().hosts.remove(0);
     assert_eq!(host.chap_secret.as_deref(), Some("twelve chars"));
+    assert_eq!(host.chap_target_secret.as_deref(), Some("other twelve"), "known.target");
     assert_eq!(host.iqns, ["iqn.2020-01.h:1"]);
     let touched = after(&mut world, with_secret("unknown"));
     let host = changes(&world, NODE_A, &touched).facts.unwrap().hosts.remove(0);

@@ -36,6 +36,7 @@ fn facts() -> NodeFacts {
             nqns: vec![NQN.into()],
             iqns: vec![IQN.into()],
             chap_secret: Some("long enough secret".into()),
+            chap_target_secret: Some("the target's own".into()),
         }],
         subsystem_nqn: "nqn.subsystem".into(),
         target_iqn: "iqn.target".into(),
@@ -159,7 +160,10 @@ fn a_host_with_a_secret_must_prove_it() {
     let facts = facts();
     let (_, iscsi) = shown(&facts, &group(&facts, 1), None);
     let authentication = &iscsi.host(IQN).unwrap().authentication;
-    assert!(matches!(authentication, iscsi::Authentication::Chap(chap) if chap.host.name == IQN));
+    let iscsi::Authentication::Chap(chap) = authentication else { panic!("it has a secret") };
+    assert_eq!(chap.host.name, IQN);
+    let target = chap.target.as_ref().expect("the target has one too");
+    assert_eq!(target.secret, b"the target's own");
 }
 
 #[test]

@@ -540,6 +540,7 @@ impl State {
                 nqns: vec![HOST_NQN.into()],
                 iqns: vec![HOST_IQN.into()],
                 chap_secret: None,
+                chap_target_secret: None,
             }],
             subsystem_nqn: SUBSYSTEM.into(),
             target_iqn: TARGET.into(),
