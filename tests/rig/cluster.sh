@@ -60,6 +60,7 @@ up() {
     add_site a 10.77.1.1
     add_site b 10.77.2.1
     printf '%s' $CHAP_SECRET | voute secret put rig >/dev/null
+    printf '%s' $CHAP_TARGET_SECRET | voute secret put rig.target >/dev/null
     voute host add app --nqn "$(guest_nqn $GUEST_NAME)" --iqn "$(guest_iqn $GUEST_NAME)" \
         ${CHAP:+--chap-secret rig} >/dev/null
     voute volume create small --size 256MiB --block 512 --pool a --pool b --policy automatic >/dev/null

@@ -1,5 +1,5 @@
-# In the guest: open-iscsi with CHAP, dm-multipath with ALUA, against both sites.
-# env IQN, CLUSTER; DIGESTS=1 (header and data digests), QUICK=1
+# In the guest: open-iscsi with mutual CHAP, dm-multipath with ALUA, against both sites.
+# env IQN, CLUSTER, CHAP_USER, CHAP_SECRET, CHAP_TARGET_SECRET; DIGESTS=1 (header and data digests), QUICK=1
 set -euo pipefail
 . ./guest-lib.sh
 SMALL_SIZES="512 1k 4k 16k 64k 128k 256k 1m"
@@ -29,20 +29,33 @@ overrides {
 C
 
 iscsi_name() { iscsiadm -m node -T "$IQN" -p "$1" "${@:2}"; }
+# discover: SendTargets at one site, with the host's proof and the target's.
+discover() {
+    local pair prefix=discovery.sendtargets.auth
+    iscsiadm -m discoverydb -t sendtargets -p 10.77.1.1 -o new >/dev/null
+    for pair in authmethod=CHAP username="$CHAP_USER" password="$CHAP_SECRET" username_in="$IQN" \
+        password_in="$CHAP_TARGET_SECRET"; do
+        iscsiadm -m discoverydb -t sendtargets -p 10.77.1.1 -o update -n "$prefix.${pair%%=*}" -v "${pair#*=}"
+    done
+    iscsiadm -m discoverydb -t sendtargets -p 10.77.1.1 --discover
+}
 log_in() {
     local portal pair
-    iscsiadm -m discovery -t sendtargets -p 10.77.1.1 >/tmp/discovered || die "SendTargets"
+    discover >/tmp/discovered || die "SendTargets"
     for portal in $PORTALS; do grep -q "^$portal,.*$IQN" /tmp/discovered || { cat /tmp/discovered; die "SendTargets lists no $portal"; }; done
     result "SendTargets at one site lists both portals" ok
     for portal in $PORTALS; do
         ! iscsi_name "$portal" --login >/tmp/refused 2>&1 || die "a login without CHAP was let in"
         for pair in node.session.auth.authmethod=CHAP node.session.auth.username="$CHAP_USER" \
-            node.session.auth.password="$CHAP_SECRET" node.session.timeo.replacement_timeout=5 \
+            node.session.auth.password="$CHAP_SECRET" node.session.auth.username_in="$IQN" \
+            node.session.auth.password_in=what-another-says node.session.timeo.replacement_timeout=5 \
             'node.conn[0].timeo.noop_out_interval=2' 'node.conn[0].timeo.noop_out_timeout=2' \
             ${DIGESTS:+'node.conn[0].iscsi.HeaderDigest=CRC32C' 'node.conn[0].iscsi.DataDigest=CRC32C'}; do
             iscsi_name "$portal" -o update -n "${pair%%=*}" -v "${pair#*=}"
         done
-        check "login with CHAP at $portal${DIGESTS:+, digests}" iscsi_name "$portal" --login
+        ! iscsi_name "$portal" --login >/tmp/refused 2>&1 || die "a target that did not prove itself was trusted"
+        iscsi_name "$portal" -o update -n node.session.auth.password_in -v "$CHAP_TARGET_SECRET"
+        check "login with mutual CHAP at $portal${DIGESTS:+, digests}" iscsi_name "$portal" --login
     done
     settle
     wait_for 60 four_ready || { multipath -ll; die "not two paths a volume"; }
@@ -70,10 +83,10 @@ tools() {
     local disk served=0
     for disk in $(disks_of 0) $(disks_of 1); do
         each "$disk" sg_inq "sg_vpd -a" "sg_vpd -p sv" "sg_vpd -p sn" "sg_vpd -p di" "sg_vpd -p bl" "sg_vpd -p bdc" \
-            "sg_vpd -p lbpv" "sg_rtpg -d" sg_luns sg_opcodes sg_requests
+            "sg_vpd -p lbpv" "sg_vpd -p ei" "sg_vpd -p tpc" "sg_rtpg -d" sg_luns sg_opcodes sg_requests
         serving "$disk" || continue
         served=$((served + 1))
-        each "$disk" sg_readcap "sg_readcap -l" "sg_modes -a" sg_turs "sg_get_lba_status -l 0" "sg_persist -i -c" \
+        each "$disk" sg_readcap "sg_readcap -l" "sg_modes -a" "sg_modes -6 -a" "sg_modes -c 1 -a" sg_turs "sg_get_lba_status -l 0" "sg_persist -i -c" \
             "sg_persist -i -k" "sg_persist -i -r" "sg_persist -i -s" sg_sync "sg_verify -l 0 -c 8"
     done
     [ $served = 2 ] || die "$served disks serve, 2 should"

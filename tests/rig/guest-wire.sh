@@ -1,5 +1,5 @@
 # In the guest: short sessions of every kind, for a dissector to judge.
-# env NQN, IQN, CHAP_USER, CHAP_SECRET
+# env NQN, IQN, CHAP_USER, CHAP_SECRET, CHAP_TARGET_SECRET
 set -euo pipefail
 . ./guest-lib.sh
 modprobe nvme-tcp
@@ -32,7 +32,8 @@ iscsi_session() {
     local pair disk
     iscsiadm -m discovery -t sendtargets -p 10.77.1.1 >/dev/null
     for pair in node.session.auth.authmethod=CHAP node.session.auth.username="$CHAP_USER" \
-        node.session.auth.password="$CHAP_SECRET" 'node.conn[0].timeo.noop_out_interval=1' "$@"; do
+        node.session.auth.password="$CHAP_SECRET" node.session.auth.username_in="$IQN" \
+        node.session.auth.password_in="$CHAP_TARGET_SECRET" 'node.conn[0].timeo.noop_out_interval=1' "$@"; do
         iscsiadm -m node -T "$IQN" -o update -n "${pair%%=*}" -v "${pair#*=}"
     done
     iscsiadm -m node -T "$IQN" -p 10.77.1.1:3260 --login

@@ -9,5 +9,6 @@ export CHAP=1
 RIG_SUITE=${1:-bookworm} "$VOUTE_RIG/guest-run" ${COLD:+--cold} --net "ns:$NS" --name $GUEST_NAME --smp "${SMP:-1}" --timeout 900 \
     --env IQN="$("$here/cluster.sh" iqn)" --env CLUSTER="RUN=$RUN VOUTE_BIN=$VOUTE_BIN VOUTE_RIG=$VOUTE_RIG VOUTE_RIG_NAMESPACE=$NS $here/cluster.sh" \
     --env CHAP_USER="$(guest_iqn $GUEST_NAME)" --env CHAP_SECRET=$CHAP_SECRET \
+    --env CHAP_TARGET_SECRET=$CHAP_TARGET_SECRET \
     --env QUICK="${QUICK:-}" --env DIGESTS="${DIGESTS:-}" --env FILE_SYSTEM="${FILE_SYSTEM:-ext4}" \
     "$here/guest-iscsi.sh" "$here/guest-lib.sh"

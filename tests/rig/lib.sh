@@ -7,6 +7,7 @@ VOUTE_BIN=${VOUTE_BIN:-$checkout/target/release/voute}
 NS=${VOUTE_RIG_NAMESPACE:-voute}
 GUEST_NAME=${VOUTE_RIG_GUEST:-vhost}
 CHAP_SECRET=rig-chap-secret-1
+CHAP_TARGET_SECRET=rig-chap-target-secret-1
 
 say() { printf '[cluster %s] %s\n' "$(date +%T)" "$*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }

@@ -13,7 +13,8 @@ capturer=$!
 await 20 "the capture runs" grep -q 'Capturing on' "$RUN/capture.log"
 RIG_SUITE=${1:-bookworm} "$VOUTE_RIG/guest-run" --net "ns:$NS" --name $GUEST_NAME --timeout 300 \
     --env NQN="$("$here/cluster.sh" nqn)" --env IQN="$("$here/cluster.sh" iqn)" --env CLUSTER=false \
-    --env CHAP_USER="$(guest_iqn $GUEST_NAME)" --env CHAP_SECRET=$CHAP_SECRET "$here/guest-wire.sh" "$here/guest-lib.sh"
+    --env CHAP_USER="$(guest_iqn $GUEST_NAME)" --env CHAP_SECRET=$CHAP_SECRET \
+    --env CHAP_TARGET_SECRET=$CHAP_TARGET_SECRET "$here/guest-wire.sh" "$here/guest-lib.sh"
 kill -TERM $capturer
 wait $capturer || true
 
