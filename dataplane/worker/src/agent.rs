@@ -8,6 +8,7 @@
 //!         ── answers ───────────────────────────────────► their mirrors
 //! ```
 
+mod controls;
 pub(crate) mod escalations;
 pub(crate) mod memory;
 pub(crate) mod statuses;
@@ -22,9 +23,10 @@ use crate::metrics::{Metrics, count};
 use crate::node::{NodeError, Stop};
 use crate::offer::{self, Offer};
 use crate::reactor::{FromReactor, Setup};
+use controls::Controls;
 use escalations::{Asker, Escalations};
 use memory::Memory;
-use statuses::{Told, joined};
+use statuses::joined;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,7 +35,7 @@ use stream::StreamEvent;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use trust::Proven;
+use trust::{Proven, SpecError};
 use voute_device::{AdoptError, Adopted, adopt};
 use voute_mirror::Identity;
 use voute_schemas::command::Escalation;
@@ -87,9 +89,9 @@ pub(crate) struct Agent {
     leg_shards: HashMap<LegId, u16>,
     retired: HashSet<LegId>,
     escalations: Escalations,
-    /// Where to speak to, while connected.
-    control: Option<mpsc::Sender<FromNode>>,
-    told: Told,
+    controls: Controls,
+    /// Whether this process took in everything once: what changed since makes sense only then.
+    is_complete: bool,
     /// Reports of reactors for the status being made.
     reports: HashMap<usize, (Vec<GroupStatus>, Vec<LinkStatus>)>,
     report_at: Instant,
@@ -114,8 +116,8 @@ impl Agent {
             leg_shards: HashMap::new(),
             retired: HashSet::new(),
             escalations: Escalations::default(),
-            control: None,
-            told: Told::default(),
+            controls: Controls::default(),
+            is_complete: false,
             reports: HashMap::new(),
             report_at: now,
             reported_at: now,
@@ -137,7 +139,7 @@ impl Agent {
         let result = loop {
             let retry = self.escalations.next_retry(self.retry_after());
             let retry_at = retry
-                .filter(|_| self.control.is_some())
+                .filter(|_| self.controls.is_any())
                 // Not at once: what is due already found no room a moment ago.
                 .map_or(self.report_at, |at| {
                     Instant::now() + at.saturating_sub(raw()).max(RETRY_EVERY_MIN)
@@ -194,34 +196,35 @@ impl Agent {
 
     fn heard(&mut self, event: Option<StreamEvent>) -> Result<(), NodeError> {
         match event {
-            Some(StreamEvent::Connected(sender)) => {
-                self.control = Some(sender);
-                self.told = Told::default();
-                self.escalations.disconnected();
-                self.say(FromNode::Hello(Hello {
+            Some(StreamEvent::Connected(index, sender)) => {
+                if self.controls.opened(index, sender) {
+                    self.escalations.disconnected();
+                }
+                let hello = FromNode::Hello(Hello {
                     contract: CONTRACT_VERSION,
                     node: self.parts.node,
                     incarnation: self.parts.memory.incarnation(),
                     software: concat!("voute ", env!("CARGO_PKG_VERSION")).into(),
                     engine: "native".into(),
                     obeyed: self.parts.memory.obeyed(),
-                }));
+                });
+                self.controls.say(index, hello);
                 self.report_soon();
                 Ok(())
             }
-            Some(StreamEvent::Disconnected) => {
-                self.control = None;
+            Some(StreamEvent::Disconnected(index)) => {
+                self.give_up(index);
                 Ok(())
             }
-            Some(StreamEvent::Message(message)) => match *message {
-                ToNode::Spec(spec) => self.take_spec(*spec),
+            Some(StreamEvent::Message(index, message)) => match *message {
+                ToNode::Spec(spec) => self.take_spec(index, *spec),
                 ToNode::Answer { id, outcomes } => {
                     self.answered(id, outcomes);
                     Ok(())
                 }
                 ToNode::Goodbye { cause } => {
-                    tracing::info!(%cause, "the control process says goodbye");
-                    self.control = None;
+                    tracing::info!(%cause, "a control process says goodbye");
+                    self.give_up(index);
                     Ok(())
                 }
             },
@@ -229,32 +232,44 @@ impl Agent {
         }
     }
 
-    /// Says something to the control plane, if it can be said now: everything is said again when a
-    /// stream begins.
-    fn say(&mut self, message: FromNode) -> bool {
-        let Some(control) = &self.control else { return false };
-        control.try_send(message).is_ok()
+    /// Speaks to a control process no more until its stream opens again.
+    fn give_up(&mut self, index: usize) {
+        if self.controls.close(index) {
+            // Another may answer.
+            self.escalations.disconnected();
+        }
     }
 
-    fn take_spec(&mut self, spec: NodeSpec) -> Result<(), NodeError> {
+    /// Takes what a control process wants this node to be. Of several the furthest counts: this node
+    /// is then what the log says at the position that it obeyed last, whoever told it. What another
+    /// sends of a later position holds all that changed since that one's own last message, which was
+    /// not ahead of that position: so nothing is missed.
+    fn take_spec(&mut self, index: usize, spec: NodeSpec) -> Result<(), NodeError> {
         let memory = &self.parts.memory;
         let checked =
             trust::check(&spec, self.parts.node, memory.trust(), memory.obeyed(), &self.proven);
         let trust = match checked {
             Ok(trust) => trust,
+            // It lags; it will come to where the others are.
+            Err(SpecError::Older { found, obeyed }) if self.is_complete => {
+                tracing::debug!(%found, %obeyed, "a control process lags");
+                return Ok(());
+            }
             Err(error) => {
                 count(&self.parts.metrics.refused_specs, 1);
                 tracing::error!(%error, at = %spec.as_of, "a spec is not obeyed");
-                // Another control process may know better.
-                self.control = None;
+                self.give_up(index);
                 return Ok(());
             }
         };
-        if self.facts.is_none() && spec.facts.is_none() {
-            self.control = None;
+        let lacks_facts = self.facts.is_none() && spec.facts.is_none();
+        if lacks_facts || !(spec.full || self.is_complete) {
+            // A new stream begins with everything.
+            self.give_up(index);
             return Ok(());
         }
         self.parts.memory.note(spec.as_of, &trust)?;
+        self.is_complete = true;
         self.obey(spec)
     }
 
@@ -561,7 +576,7 @@ impl Agent {
             self.counted_at = self.reported_at;
             tracing::info!(metrics = ?self.parts.metrics, "since the start");
         }
-        if self.control.is_some() {
+        if self.controls.is_any() {
             for mailbox in self.parts.mailboxes.iter() {
                 // A full mailbox answers at the next heartbeat.
                 let _ = mailbox.try_send(Message::Report);
@@ -579,7 +594,7 @@ impl Agent {
         for lease_ms in links.iter().filter_map(|link| link.lease_ms) {
             self.parts.metrics.lease_margin_ms_min.fetch_min(lease_ms, Ordering::Relaxed);
         }
-        if self.control.is_none() {
+        if !self.controls.is_any() {
             return;
         }
         let devices = self.devices.iter().map(|(device, (_, state))| DeviceStatus {
@@ -595,21 +610,21 @@ impl Agent {
             obeyed: self.parts.memory.obeyed(),
             devices: devices.collect(),
             links,
-            groups: self.told.changes(groups),
+            groups: Vec::new(),
         };
-        if !self.say(FromNode::Status(status)) {
-            // What was not said is said again.
-            self.told = Told::default();
-        }
+        self.controls.report(&status, &groups);
     }
 
     fn send_escalations(&mut self) {
-        while self.control.is_some() {
+        if self.escalations.is_late(raw(), self.retry_after()) {
+            self.controls.ask_another();
+        }
+        while self.controls.is_any() {
             let Some((id, requests)) = self.escalations.next_batch(raw(), self.retry_after())
             else {
                 return;
             };
-            if !self.say(FromNode::Escalate { id, requests }) {
+            if !self.controls.ask(FromNode::Escalate { id, requests }) {
                 return;
             }
         }

@@ -84,6 +84,11 @@ impl Escalations {
         self.batches.values_mut().for_each(|batch| batch.sent = None);
     }
 
+    /// Whether a batch was sent and not answered for so long that another should be asked.
+    pub fn is_late(&self, now: Duration, retry: Duration) -> bool {
+        self.batches.values().any(|batch| batch.sent.is_some_and(|at| at + retry <= now))
+    }
+
     /// When a batch is to be sent again.
     pub fn next_retry(&self, retry: Duration) -> Option<Duration> {
         self.batches.values().map(|batch| batch.sent.map_or(Duration::ZERO, |at| at + retry)).min()
@@ -135,6 +140,7 @@ mod tests {
         let (id, requests) = escalations.next_batch(at(0), RETRY).unwrap();
         assert_eq!(requests, std::slice::from_ref(&one));
         assert_eq!(escalations.next_batch(at(999), RETRY), None);
+        assert!(!escalations.is_late(at(999), RETRY) && escalations.is_late(at(1_000), RETRY));
         assert_eq!(escalations.next_retry(RETRY), Some(at(1_000)));
         assert_eq!(escalations.next_batch(at(1_000), RETRY), Some((id, requests.clone())));
         escalations.disconnected();

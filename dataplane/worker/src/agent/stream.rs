@@ -1,13 +1,14 @@
-//! The stream to the control plane: connects to one control process after another, forever, and
-//! passes messages both ways.
+//! The streams to the control plane: one to each control process that the node was told of, connected
+//! again for ever, passing messages both ways.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt, StreamExt};
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
@@ -18,7 +19,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use voute_schemas::NodeId;
 use voute_schemas::contract::{FromNode, MESSAGE_BYTES_MAX, PATH, ToNode};
 
-/// First pause before the next control process is tried; doubles up to [`RETRY_MAX`].
+/// First pause before a control process is tried again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -36,14 +37,14 @@ const OUTGOING_MAX: usize = 256;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// What the stream tells the agent.
+/// What the streams tell the agent, with the place of the control process among the URLs.
 pub(crate) enum StreamEvent {
     /// A control process answered; what it is told goes here.
-    Connected(mpsc::Sender<FromNode>),
+    Connected(usize, mpsc::Sender<FromNode>),
     /// It said something.
-    Message(Box<ToNode>),
+    Message(usize, Box<ToNode>),
     /// It is gone.
-    Disconnected,
+    Disconnected(usize),
 }
 
 /// Where and as whom to connect.
@@ -85,20 +86,32 @@ impl Dialer {
         Ok(Dialer { urls, authorization })
     }
 
-    /// Connects, and connects again, until nobody listens to `events` any more.
+    /// Keeps a stream to each control process until nobody listens to `events` any more.
     pub(crate) async fn run(self, events: mpsc::Sender<StreamEvent>) {
+        let dialer = Arc::new(self);
+        let mut streams = JoinSet::new();
+        for index in 0..dialer.urls.len() {
+            let (dialer, events) = (Arc::clone(&dialer), events.clone());
+            streams.spawn(async move { dialer.keep(index, events).await });
+        }
+        while streams.join_next().await.is_some() {}
+    }
+
+    /// Connects to one control process, and connects again.
+    async fn keep(&self, index: usize, events: mpsc::Sender<StreamEvent>) {
+        let url = &self.urls[index];
         let mut pause = RETRY_MIN;
         let mut trouble = Trouble::default();
-        for url in self.urls.iter().cycle() {
+        loop {
             match timeout(PATIENCE, self.connect(url)).await {
                 Ok(Ok(socket)) => {
-                    tracing::info!(%url, "control plane connected");
+                    tracing::info!(%url, "control process connected");
                     let since = Instant::now();
                     trouble = Trouble::default();
-                    if converse(socket, &events).await.is_err() {
+                    if converse(index, socket, &events).await.is_err() {
                         return;
                     }
-                    tracing::warn!(%url, "control plane disconnected; volumes go on");
+                    tracing::warn!(%url, "control process disconnected; volumes go on");
                     if since.elapsed() > GOOD_AFTER {
                         pause = RETRY_MIN;
                     }
@@ -125,17 +138,17 @@ impl Dialer {
     }
 }
 
-/// Why no control process is reached: told when it changes, since it is tried again for ever.
+/// Why a control process is not reached: told when it changes, since it is tried again for ever.
 #[derive(Default)]
 struct Trouble {
-    told: BTreeMap<String, String>,
+    told: Option<String>,
 }
 
 impl Trouble {
     fn tell(&mut self, url: &str, cause: String) {
-        if self.told.get(url) != Some(&cause) {
-            tracing::warn!(%url, %cause, "control plane not reached, trying again");
-            self.told.insert(url.to_owned(), cause);
+        if self.told.as_ref() != Some(&cause) {
+            tracing::warn!(%url, %cause, "control process not reached, trying again");
+            self.told = Some(cause);
         }
     }
 }
@@ -166,10 +179,14 @@ fn stream_url(url: &str) -> Result<String, InvalidControl> {
 struct Ended;
 
 /// Passes messages until the stream breaks.
-async fn converse(socket: Socket, events: &mpsc::Sender<StreamEvent>) -> Result<(), Ended> {
+async fn converse(
+    index: usize,
+    socket: Socket,
+    events: &mpsc::Sender<StreamEvent>,
+) -> Result<(), Ended> {
     let (mut to_control, mut from_control) = socket.split();
     let (sender, mut outgoing) = mpsc::channel::<FromNode>(OUTGOING_MAX);
-    events.send(StreamEvent::Connected(sender)).await.map_err(|_| Ended)?;
+    events.send(StreamEvent::Connected(index, sender)).await.map_err(|_| Ended)?;
     let mut ping = interval(PING_EVERY);
     let mut heard = Instant::now();
     loop {
@@ -193,7 +210,7 @@ async fn converse(socket: Socket, events: &mpsc::Sender<StreamEvent>) -> Result<
                 match message {
                     Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
                         Ok(message) => {
-                            let message = StreamEvent::Message(Box::new(message));
+                            let message = StreamEvent::Message(index, Box::new(message));
                             events.send(message).await.map_err(|_| Ended)?;
                         }
                         Err(error) => {
@@ -208,7 +225,7 @@ async fn converse(socket: Socket, events: &mpsc::Sender<StreamEvent>) -> Result<
             }
         }
     }
-    events.send(StreamEvent::Disconnected).await.map_err(|_| Ended)
+    events.send(StreamEvent::Disconnected(index)).await.map_err(|_| Ended)
 }
 
 #[cfg(test)]
