@@ -109,7 +109,7 @@ impl Pair {
 #[test]
 fn blocks_are_copied_between_two_volumes_in_bounded_pieces() {
     let mut pair = Pair::new(|_| {});
-    let data = Random(77).bytes(5000 * 512);
+    let data = Random::seeded(77).bytes(5000 * 512);
     pair.write(VOLUME, 100, &data);
     let task = pair.copy(5000, 100, 7);
     while let Some(request) = pair.request() {

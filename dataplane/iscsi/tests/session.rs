@@ -145,7 +145,7 @@ proptest! {
         let mut wire = Wire::ready(&target(), config, seed);
         prop_assert_eq!(wire.initiator.parameters().header_digest, choice(header_crc));
         prop_assert_eq!(wire.initiator.parameters().immediate_data, immediate_data);
-        let mut random = Random(seed);
+        let mut random = Random::seeded(seed);
         for blocks in sizes {
             let data = random.bytes(blocks * 512);
             let lba = random.below(BLOCKS as usize - blocks) as u64;
@@ -158,7 +158,7 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(seed in 1u64.., length in 0usize..4000) {
-        let mut random = Random(seed);
+        let mut random = Random::seeded(seed);
         let bytes = random.bytes(length);
         let mut connection = TargetConnection::new(target(), PortalId(1), Duration::ZERO);
         connection.receive(&bytes, Duration::ZERO);
@@ -183,7 +183,7 @@ proptest! {
 
     #[test]
     fn a_damaged_session_never_panics(seed in 1u64.., flips in 1usize..6) {
-        let mut random = Random(seed);
+        let mut random = Random::seeded(seed);
         let mut wire = Wire::ready(&target(), config(), seed);
         for _ in 0..8 {
             let blocks = 1 + random.below(400);

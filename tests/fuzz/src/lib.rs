@@ -4,14 +4,20 @@
 //! `./run TARGET SECONDS` fuzzes with coverage feedback (libFuzzer); seeds are kept in `seeds/TARGET`.
 
 mod input;
+mod iscsi;
 mod nvme;
 
 pub use input::Input;
+pub use iscsi::{login as iscsi_login, session as iscsi_session};
 pub use nvme::{initiator as nvme_initiator, target as nvme_target};
 
 /// Takes one input; a fault is a panic.
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its folder of seeds.
-pub const TARGETS: &[(&str, Target)] =
-    &[("nvme_target", nvme_target), ("nvme_initiator", nvme_initiator)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("nvme_target", nvme_target),
+    ("nvme_initiator", nvme_initiator),
+    ("iscsi_session", iscsi_session),
+    ("iscsi_login", iscsi_login),
+];

@@ -20,21 +20,52 @@ pub(crate) const HOST: &str = "iqn.2026-01.dev.voute:host";
 pub(crate) const VOLUME: VolumeKey = VolumeKey(7);
 pub(crate) const BLOCKS: u64 = 32768;
 
-/// A small generator with a seed (xorshift).
-pub(crate) struct Random(pub(crate) u64);
+/// Choices: a small generator with a seed (xorshift), or bytes that are given.
+pub(crate) struct Random {
+    state: u64,
+    given: Option<VecDeque<u8>>,
+}
 
 impl Random {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Random { state: seed, given: None }
+    }
+    /// Past the end of the bytes every choice is the first.
+    pub(crate) fn given(bytes: &[u8]) -> Self {
+        Random { state: 0, given: Some(bytes.iter().copied().collect()) }
+    }
+    /// Whether nothing is left to choose by.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.given.as_ref().is_some_and(VecDeque::is_empty)
+    }
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+        if self.given.is_some() {
+            return self.bytes_as_number(8);
+        }
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state
+    }
+    fn bytes_as_number(&mut self, count: usize) -> u64 {
+        let given = self.given.get_or_insert_default();
+        let taken = given.drain(..count.min(given.len()));
+        taken.fold(0, |number, byte| number << 8 | u64::from(byte))
     }
     pub(crate) fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
+        let limit = limit.max(1) as u64;
+        let number = match self.given {
+            None => self.next(),
+            // No more bytes than the choice needs.
+            Some(_) => self.bytes_as_number(limit.ilog2() as usize / 8 + 1),
+        };
+        (number % limit) as usize
     }
     pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.next() as u8).collect()
+        match self.given {
+            None => (0..length).map(|_| self.next() as u8).collect(),
+            Some(_) => (0..length).map(|_| self.bytes_as_number(1) as u8).collect(),
+        }
     }
 }
 
@@ -128,7 +159,7 @@ impl Wire {
             connection: TargetConnection::new(target.clone(), PortalId(1), Duration::ZERO),
             initiator: Initiator::new(config),
             disk,
-            random: Random(seed.max(1)),
+            random: Random::seeded(seed.max(1)),
             kept: VecDeque::new(),
             keeps: false,
             now: Duration::ZERO,
