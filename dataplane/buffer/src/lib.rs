@@ -111,15 +111,6 @@ pub struct Inset {
 /// Another buffer with the same bytes, which are copied: for tests and tools that explore.
 impl Clone for Buffer {
     fn clone(&self) -> Self {
-        let mut copy = Buffer::zeroed(self.length);
-        copy.copy_from_slice(self);
-        copy
-    }
-}
-
-/// Another buffer with the same bytes, which are copied: for tests and tools that explore.
-impl Clone for Buffer {
-    fn clone(&self) -> Self {
         Buffer::copy_of(self)
     }
 }
