@@ -25,5 +25,5 @@ pub mod watcher;
 
 pub use running::{
     API_LISTEN_DEFAULT, ControlConfig, JOIN_FILE, KEY_FILE, LogConfig, REGISTER_FILE, Running,
-    StartError, run, run_on,
+    StartError, log_site_key, run, run_on,
 };

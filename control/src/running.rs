@@ -24,7 +24,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use voute_events::{AnyLog, EmbeddedLog, Exchange, JetStreamLog, JetStreamOptions, Log};
+use voute_events::note::verifier_text;
+use voute_events::{AnyLog, EmbeddedLog, Exchange, JetStreamLog, JetStreamOptions, Log, Signer};
 use voute_schemas::commit::Origin;
 use voute_schemas::times::Times;
 use voute_schemas::{ClusterId, Command, Name, Sequence, contract};
@@ -189,6 +190,23 @@ impl Running {
     pub async fn ended(self) -> Result<(), Fault> {
         self.ended.await.expect("the control process's tasks do not panic")
     }
+}
+
+/// The key by which others know the log site of a data directory, as signed notes write it; made if
+/// there is none yet.
+///
+/// # Errors
+/// [`StartError`] if the directory or the key cannot be made or used.
+pub fn log_site_key(data_dir: &Path, name: &Name) -> Result<String, StartError> {
+    make_data_directory(data_dir)?;
+    let (key, register) = (data_dir.join(KEY_FILE), data_dir.join(REGISTER_FILE));
+    let verifier = if key.exists() {
+        // The register may be in use; it is not needed here.
+        Signer::load_or_create(&key, name.as_str()).map_err(SeatError::from)?.verifier()
+    } else {
+        Seat::open(&key, &register, name.as_str())?.verifier()
+    };
+    Ok(verifier_text(&verifier))
 }
 
 /// Starts a control process, which ends some time after `shutdown` does.

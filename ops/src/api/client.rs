@@ -7,6 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt::Write;
 use std::io::{BufRead, BufReader};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use ureq::http::{self, Method, Request};
 use voute_control::api::answers::{Changed, Page, Problem};
@@ -21,6 +24,8 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(300);
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// How often a request is sent again when its connection broke; safe by the idempotency key.
 const ATTEMPTS_MAX: usize = 3;
+/// How long one control process has for its answer while another can be asked.
+const TRY_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +81,15 @@ fn recorded_line(sequence: Option<u64>) -> String {
     })
 }
 
-/// One control process, and how to speak to it.
+/// The control processes of a cluster, and how to speak to them: one is asked, and the next if it does
+/// not answer.
 #[derive(Clone)]
 pub struct Client {
     agent: ureq::Agent,
-    api: String,
+    /// At least one.
+    apis: Vec<String>,
+    /// Which of them answered last; shared by clones.
+    current: Arc<AtomicUsize>,
     token: Option<String>,
     reason: Option<String>,
     idempotency_key: Option<String>,
@@ -112,7 +121,7 @@ impl Client {
         Ok(client)
     }
 
-    /// With an address and a token.
+    /// With an address, or several joined by commas, and a token.
     #[must_use]
     pub fn new(api: &str, token: Option<String>) -> Self {
         let agent = ureq::Agent::config_builder()
@@ -123,8 +132,9 @@ impl Client {
             .user_agent(concat!("voute/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        let api = api.trim_end_matches('/').to_owned();
-        Client { agent, api, token, reason: None, idempotency_key: None, plan: false }
+        let apis = api.split(',').map(|api| api.trim().trim_end_matches('/').to_owned()).collect();
+        let current = Arc::default();
+        Client { agent, apis, current, token, reason: None, idempotency_key: None, plan: false }
     }
 
     /// The same with another reason for the log.
@@ -133,10 +143,15 @@ impl Client {
         Client { reason: Some(reason.to_owned()), ..self.clone() }
     }
 
-    /// The address.
+    /// The address that is asked.
     #[must_use]
     pub fn api(&self) -> &str {
-        &self.api
+        &self.apis[self.current.load(Relaxed) % self.apis.len()]
+    }
+
+    /// The next address is asked from here on.
+    fn turn_to_next(&self) {
+        self.current.fetch_add(1, Relaxed);
     }
 
     /// Whether changes are only planned.
@@ -292,7 +307,8 @@ impl Client {
         serde_json::to_value(body).map_err(|error| ApiError::Unsendable(error.to_string()))
     }
 
-    /// One request, repeated while its connection breaks if that cannot do it twice.
+    /// One request, repeated while its connection breaks, or its control process cannot answer and
+    /// another might, if that cannot do it twice.
     fn exchange(
         &self,
         method: Method,
@@ -301,14 +317,31 @@ impl Client {
         key: Option<&str>,
     ) -> Result<Value, ApiError> {
         let repeatable = method == Method::GET || key.is_some();
+        // Each once with little patience, then again with much.
+        let others = self.apis.len() - 1;
+        let attempts = if repeatable { ATTEMPTS_MAX + others } else { 1 };
         let mut attempt = 1;
         loop {
-            match self.exchange_once(&method, path, body, key) {
-                Err(ApiError::Unreachable { .. }) if repeatable && attempt < ATTEMPTS_MAX => {
-                    attempt += 1
-                }
+            let is_quick = others > 0 && attempt <= self.apis.len() && attempt < attempts;
+            let time_max = if is_quick { TRY_TIME_MAX } else { REQUEST_TIME_MAX };
+            let outcome = self.exchange_once(&method, path, body, key, time_max);
+            let error = match outcome {
+                Err(error) if attempt < attempts && self.another_may_answer(&error) => error,
                 outcome => return outcome,
+            };
+            if others > 0 {
+                tracing::debug!(%error, "the next control process is asked");
+                self.turn_to_next();
             }
+            attempt += 1;
+        }
+    }
+
+    fn another_may_answer(&self, error: &ApiError) -> bool {
+        match error {
+            ApiError::Unreachable { .. } => true,
+            ApiError::Refused { status, .. } => *status == 503 && self.apis.len() > 1,
+            _ => false,
         }
     }
 
@@ -318,27 +351,22 @@ impl Client {
         path: &str,
         body: &Value,
         key: Option<&str>,
+        time_max: Duration,
     ) -> Result<Value, ApiError> {
         let builder = self.request(method, path, key);
         let outcome = if body.is_null() {
             let request = builder.body(()).map_err(unsendable)?;
-            self.agent.run(
-                self.agent
-                    .configure_request(request)
-                    .timeout_global(Some(REQUEST_TIME_MAX))
-                    .build(),
-            )
+            let request =
+                self.agent.configure_request(request).timeout_global(Some(time_max)).build();
+            self.agent.run(request)
         } else {
             let request = builder
                 .header("content-type", "application/json")
                 .body(body.to_string())
                 .map_err(unsendable)?;
-            self.agent.run(
-                self.agent
-                    .configure_request(request)
-                    .timeout_global(Some(REQUEST_TIME_MAX))
-                    .build(),
-            )
+            let request =
+                self.agent.configure_request(request).timeout_global(Some(time_max)).build();
+            self.agent.run(request)
         };
         let response = outcome.map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();
@@ -360,7 +388,7 @@ impl Client {
     fn request(&self, method: &Method, path: &str, key: Option<&str>) -> http::request::Builder {
         let mut builder = Request::builder()
             .method(method.clone())
-            .uri(format!("{}{path}", self.api))
+            .uri(format!("{}{path}", self.api()))
             .header(ORIGIN, "cli");
         if let Some(token) = &self.token {
             builder = builder.header("authorization", format!("Bearer {token}"));
@@ -379,22 +407,22 @@ impl Client {
     }
 
     fn unreadable(&self, error: &serde_json::Error) -> ApiError {
-        ApiError::Unreadable { api: self.api.clone(), cause: error.to_string() }
+        ApiError::Unreadable { api: self.api().to_owned(), cause: error.to_string() }
     }
 
     fn unreachable(&self, error: &ureq::Error) -> ApiError {
         match error {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => ApiError::Unsendable(format!(
                 "{:?} is no address of an API ({error}); write for example {}",
-                self.api,
+                self.api(),
                 crate::cli::API_DEFAULT
             )),
-            _ => ApiError::Unreachable { api: self.api.clone(), cause: error.to_string() },
+            _ => ApiError::Unreachable { api: self.api().to_owned(), cause: error.to_string() },
         }
     }
 
     fn broken(&self, error: &std::io::Error) -> ApiError {
-        ApiError::Unreachable { api: self.api.clone(), cause: error.to_string() }
+        ApiError::Unreachable { api: self.api().to_owned(), cause: error.to_string() }
     }
 
     fn refusal(&self, status: u16, text: &str) -> ApiError {
@@ -402,7 +430,7 @@ impl Client {
             code: format!("http-{status}"),
             message: format!(
                 "{} answered with HTTP status {status}: {}",
-                self.api,
+                self.api(),
                 first_characters(text)
             ),
             hint: String::new(),
@@ -489,6 +517,25 @@ mod tests {
         };
         assert!(key(&requests[0]).is_some());
         assert_eq!(key(&requests[0]), key(&requests[1]));
+    }
+
+    #[test]
+    fn another_control_process_is_asked_when_one_is_gone_or_cannot_answer() {
+        let busy = answer("503 Service Unavailable", r#"{"code":"x","message":"m","hint":""}"#);
+        let (one, first) = server(vec![busy]);
+        let (two, second) =
+            server(vec![answer("201 Created", CREATED), answer("200 OK", r#"{"a":1}"#)]);
+        let client = Client::new(&format!("http://127.0.0.1:1,{one}/, {two}"), None);
+        client.post("/v1/sites", &serde_json::json!({"name": "a"})).expect("the third answers");
+        assert_eq!(client.api(), two, "it stays with whom answers");
+        client.clone().get_value("/v1/status").expect("still the third");
+        let requests = [first.join().expect("server"), second.join().expect("server")].concat();
+        assert_eq!(requests.len(), 3);
+        let key = |request: &str| {
+            request.lines().find(|line| line.contains("dempotency")).map(str::to_owned)
+        };
+        assert!(key(&requests[0]).is_some());
+        assert_eq!(key(&requests[0]), key(&requests[1]), "the same request, once");
     }
 
     #[test]

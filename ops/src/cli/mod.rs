@@ -54,7 +54,7 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "API options")]
 pub struct ApiOptions {
-    /// Address of the control plane's API.
+    /// Address of the control plane's API; several are joined by commas, and the next is asked when one does not answer.
     #[arg(long, global = true, env = "VOUTE_API", default_value = API_DEFAULT, value_name = "URL")]
     pub api: String,
     /// File with the bearer token [default: ~/.config/voute/token; VOUTE_TOKEN holds the token itself].
@@ -175,6 +175,9 @@ pub enum Command {
     /// Credentials: bearer tokens of the API
     #[command(subcommand)]
     Credential(nouns::CredentialVerb),
+    /// Log sites: whose control processes sign for the log
+    #[command(subcommand)]
+    LogSite(nouns::LogSiteVerb),
     /// Secrets: CHAP secrets, kept beside the log, never in it
     #[command(subcommand)]
     Secret(nouns::SecretVerb),

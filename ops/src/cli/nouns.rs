@@ -700,6 +700,37 @@ impl From<RoleOfCredential> for Role {
     }
 }
 
+/// `voute log-site`.
+#[derive(Subcommand, Debug)]
+pub enum LogSiteVerb {
+    /// List the sites whose control processes sign for the log, and how far they signed
+    List,
+    /// Add sites, all in one commit: from one to three at once, never to two
+    #[command(after_help = "\
+Example, with what `voute control --data-dir DIR --show-key` prints on the new machines:
+  voute log-site add lyon+2b4b7c2d+AdZ… witness+99f1c0aa+ATk…")]
+    Add {
+        /// Their keys.
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
+    },
+    /// Replace a site that is lost for ever, in one commit
+    Replace {
+        /// The lost one.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The key of the new one.
+        #[arg(value_name = "KEY")]
+        key: String,
+    },
+    /// Remove sites, all in one commit
+    Remove {
+        /// Their names.
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
+}
+
 /// `voute secret`.
 #[derive(Subcommand, Debug)]
 pub enum SecretVerb {

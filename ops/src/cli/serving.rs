@@ -93,6 +93,9 @@ pub struct ControlArguments {
     /// them. Needed at the first start only.
     #[arg(long, value_name = "FILE")]
     pub join: Option<PathBuf>,
+    /// Print the key of this process's log site, for `voute log-site add`, and end. Makes the key if there is none.
+    #[arg(long)]
+    pub show_key: bool,
     /// Name of this process's log site, which signs checkpoints.
     #[arg(long, value_name = "NAME", default_value = "log")]
     pub log_site: Name,

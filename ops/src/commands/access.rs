@@ -2,16 +2,16 @@
 
 use super::{Session, check_secret_file, item, reference, write_secret};
 use crate::cli::OutputFormat;
-use crate::cli::nouns::{CredentialVerb, PolicyVerb, RuleArguments, SecretVerb};
+use crate::cli::nouns::{CredentialVerb, LogSiteVerb, PolicyVerb, RuleArguments, SecretVerb};
 use crate::print::line;
 use crate::print::table::{print_json, print_table};
 use anyhow::Context;
 use std::io::Read;
 use std::path::Path;
 use ureq::http::Method;
-use voute_control::api::answers::{CredentialView, PolicyView, SecretNames};
+use voute_control::api::answers::{CredentialView, LogSiteView, PolicyView, SecretNames};
 use voute_control::api::requests::{
-    ChangePolicy, CreateCredential, CreatePolicy, PutSecret, Rules,
+    ChangeLogSites, ChangePolicy, CreateCredential, CreatePolicy, PutSecret, Rules,
 };
 
 /// More than any CHAP secret, bytes.
@@ -40,6 +40,27 @@ impl Session<'_> {
                 self.report(&changed, &format!("policy {policy} removed"))?;
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn log_site(&self, verb: LogSiteVerb) -> anyhow::Result<()> {
+        let (body, done) = match verb {
+            LogSiteVerb::List => return self.print_list::<LogSiteView>("/v1/log-sites"),
+            LogSiteVerb::Add { keys } => {
+                let done = format!("{} added", names_in(&keys));
+                (ChangeLogSites { add: keys, remove: vec![] }, done)
+            }
+            LogSiteVerb::Replace { name, key } => {
+                let done = format!("{name} replaced by {}", names_in(std::slice::from_ref(&key)));
+                (ChangeLogSites { add: vec![key], remove: vec![name] }, done)
+            }
+            LogSiteVerb::Remove { names } => {
+                let done = format!("log site {} removed", names.join(", "));
+                (ChangeLogSites { add: vec![], remove: names }, done)
+            }
+        };
+        let changed = self.client.post("/v1/log-sites", &body)?;
+        self.report(&changed, &done)?;
         Ok(())
     }
 
@@ -109,6 +130,12 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+/// The names in keys of log sites, for people.
+fn names_in(keys: &[String]) -> String {
+    let name = |key: &String| key.split('+').next().unwrap_or_default().to_owned();
+    format!("log site {}", keys.iter().map(name).collect::<Vec<_>>().join(", "))
 }
 
 fn as_rules(arguments: RuleArguments) -> Rules {

@@ -51,6 +51,7 @@ pub fn run(command: Command, options: &ApiOptions) -> anyhow::Result<()> {
         Command::Event(verb) => session.event(verb),
         Command::Audit(verb) => session.audit(verb),
         Command::Credential(verb) => session.credential(verb),
+        Command::LogSite(verb) => session.log_site(verb),
         Command::Secret(verb) => session.secret(verb),
         Command::Demo(_) | Command::Up(_) | Command::Control(_) | Command::Completions { .. } => {
             anyhow::bail!("this command does not talk to the API")

@@ -5,8 +5,8 @@ use crate::cli::quantity::show_size;
 use crate::print::table::Row;
 use crate::print::time::show_time;
 use voute_control::api::answers::{
-    CredentialView, DeviceView, FailoverView, HostView, LegView, MappingView, NodeView, PolicyView,
-    PoolView, SideView, SiteView, VolumeHealth, VolumeView,
+    CredentialView, DeviceView, FailoverView, HostView, LegView, LogSiteView, MappingView,
+    NodeView, PolicyView, PoolView, SideView, SiteView, VolumeHealth, VolumeView,
 };
 
 impl Row for SiteView {
@@ -242,5 +242,17 @@ impl Row for CredentialView {
     const HEADINGS: &'static [&'static str] = &["name", "role", "id"];
     fn cells(&self) -> Vec<String> {
         vec![self.name.to_string(), format!("{:?}", self.role), self.credential.to_string()]
+    }
+}
+
+impl Row for LogSiteView {
+    const HEADINGS: &'static [&'static str] = &["name", "heard", "signed to", "key"];
+    fn cells(&self) -> Vec<String> {
+        let heard = match (self.heard, self.heard_ms_ago) {
+            (true, _) => "yes".to_owned(),
+            (false, Some(ago)) => format!("{} s ago", ago / 1_000),
+            (false, None) => "no".to_owned(),
+        };
+        vec![self.name.clone(), heard, self.signed.to_string(), self.key.clone()]
     }
 }

@@ -15,6 +15,10 @@ pub fn run(arguments: ControlArguments) -> anyhow::Result<()> {
     if let Some(parent) = arguments.end_with_parent {
         super::end_with_parent(parent)?;
     }
+    if arguments.show_key {
+        crate::print::line(&voute_control::log_site_key(&arguments.data_dir, &arguments.log_site)?);
+        return Ok(());
+    }
     let config = configure(&arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
