@@ -285,11 +285,12 @@ pub async fn run_on<L: Log>(
         times: config.times,
         audits: Arc::default(),
         unsafe_because: watch::Sender::new(Vec::new()),
+        watches: watch::Sender::new(false),
         stopping: stopping.clone(),
     };
     check_safety(&app, watched.as_ref()).await;
     let server = tokio::spawn(serve(listener, app.clone(), stopping.clone()));
-    let watching = tokio::spawn(watcher::run(app.clone(), stopping.clone()));
+    let watching = tokio::spawn(watcher::run(app.clone(), exchange.clone(), stopping.clone()));
     let safety = tokio::spawn(keep_checking_safety(app.clone(), watched, stopping.clone()));
     let streams = Arc::clone(&app.streams);
     let sharing = tokio::spawn(async move { sharing.run(streams, stopping).await });

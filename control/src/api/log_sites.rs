@@ -23,7 +23,7 @@ pub(super) async fn list(State(app): State<App>) -> Json<Page<LogSiteView>> {
     Json(Page { items, next: None })
 }
 
-fn view(site: &LogSiteSeen) -> LogSiteView {
+pub(super) fn view(site: &LogSiteSeen) -> LogSiteView {
     let ago = site.heard_at.map(|at| at.elapsed());
     LogSiteView {
         name: site.verifier.name.clone(),

@@ -53,6 +53,8 @@ pub(crate) struct App {
     pub(crate) audits: Arc<audit::Audits>,
     /// Why the log is not safe enough for groups to move by themselves; empty if it is.
     pub(crate) unsafe_because: tokio::sync::watch::Sender<Vec<String>>,
+    /// Whether this process watches the sites.
+    pub(crate) watches: tokio::sync::watch::Sender<bool>,
     /// Turns true when this process ends.
     pub(crate) stopping: tokio::sync::watch::Receiver<bool>,
 }

@@ -144,6 +144,18 @@ fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
+fn metrics_of_log_sites(metrics: &mut Metrics, app: &App) {
+    let sites: Vec<_> = app.service.log_sites().iter().map(super::log_sites::view).collect();
+    metrics.family("voute_log_site_heard", "gauge", "1 while a site of the log is heard");
+    for site in &sites {
+        metrics.sample("voute_log_site_heard", &[("site", &site.name)], u64::from(site.heard));
+    }
+    metrics.family("voute_log_site_signed", "gauge", "Commits that a site of the log vouches for");
+    for site in &sites {
+        metrics.sample("voute_log_site_signed", &[("site", &site.name)], site.signed);
+    }
+}
+
 fn metrics_text(app: &App, sight: &Sight<'_>) -> String {
     let mut metrics = Metrics(String::new());
     let counters = app.service.counters();
@@ -163,6 +175,13 @@ fn metrics_text(app: &App, sight: &Sight<'_>) -> String {
     );
     let trouble = app.service.condition().borrow().log_trouble.is_some();
     metrics.gauge("voute_log_trouble", "1 while the log does not answer", u64::from(trouble));
+    metrics.gauge(
+        "voute_watches",
+        "1 while this process watches the sites",
+        u64::from(*app.watches.borrow()),
+    );
+
+    metrics_of_log_sites(&mut metrics, app);
     metrics.gauge("voute_node_streams", "Live node streams", app.streams.count() as u64);
     let (by_health, armed) = tally(sight);
     metrics.family("voute_volumes", "gauge", "Volumes by health");

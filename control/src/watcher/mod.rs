@@ -12,6 +12,7 @@
 //! a comparison of legs due by the schedule ─▶ VerifyVolume
 //! ```
 
+mod lease;
 mod loss;
 mod measure;
 mod scrub;
@@ -23,10 +24,13 @@ use crate::domain::State;
 use crate::domain::state::Group;
 use crate::observed::{Nodes, Observed};
 use crate::service::{Context, Done, FailoverCommitted, Service, unix_ms};
+use lease::Lease;
 use loss::{Leaving, Presence, first_sign_of};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::watch;
+use uuid::Uuid;
+use voute_events::{Exchange, Topic};
 use voute_schemas::command::{AttestedGroup, Command};
 use voute_schemas::commit::Origin;
 use voute_schemas::event::*;
@@ -37,6 +41,8 @@ use voute_schemas::times::Times;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Least time between two looks: many nodes report at once.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// A process that did not look for so long was not run: it was paused, or its machine was.
+const STOPPED_FOR: Duration = Duration::from_secs(1);
 /// After its start, nodes have this long to connect before they count as lost.
 const SETTLING: Duration = Duration::from_secs(5);
 /// How long the first sides that attest wait for the others, so that a site fails over as one.
@@ -81,6 +87,8 @@ pub struct Watcher {
     times: Times,
     /// Whether groups may move by themselves: not over a log that may forget what it acknowledged.
     pub may_act: bool,
+    /// Whether this process is the one that watches.
+    pub watches: bool,
     sites: BTreeMap<SiteId, Watched>,
     pub(crate) failovers: BTreeMap<FailoverId, measure::UnderWay>,
     rare_at: Duration,
@@ -106,6 +114,7 @@ impl Watcher {
         Watcher {
             times,
             may_act: true,
+            watches: true,
             sites: BTreeMap::new(),
             failovers: BTreeMap::new(),
             rare_at: Duration::ZERO,
@@ -117,14 +126,14 @@ impl Watcher {
         let mut proposals = Vec::new();
         self.sites.retain(|site, _| state.site(*site).is_some());
         for (id, site) in state.sites() {
-            if site.kind == SiteKind::Data {
+            if site.kind == SiteKind::Data && self.watches {
                 self.assess_site(state, nodes, (id, site), now, &mut proposals);
             }
         }
         proposals.extend(self.measure(state, nodes, now));
         if now.since_start >= self.rare_at {
             self.rare_at = now.since_start + RARE_INTERVAL;
-            if self.may_act {
+            if self.may_act && self.watches {
                 proposals.extend(self.failbacks(state, nodes, now));
                 proposals.extend(scrub::due(state, now));
             }
@@ -458,18 +467,60 @@ pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Watches until told to stop.
-pub(crate) async fn run(app: App, mut stop: watch::Receiver<bool>) {
+/// Watches until told to stop, whenever this process holds the lease.
+pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<bool>) {
     let App { service, observed, unsafe_because, .. } = &app;
     let mut watcher = Watcher::new(app.times);
     let mut head = service.head();
+    let mut claims = exchange.listen(Topic::Watch);
+    let mut lease = Lease::new(Uuid::now_v7(), exchange.is_alone(), observed.now());
+    let mut looked_at = observed.now();
+    // What nodes said while this process was not run is still to be read: they are not silent.
+    let mut settles_until = Duration::ZERO;
     while !*stop.borrow() {
+        let now = observed.now();
+        if now - std::mem::replace(&mut looked_at, now) > STOPPED_FOR {
+            tracing::warn!("this process was not run for a while; it listens before it judges who is lost");
+            settles_until = now + watcher.silence();
+        }
+        let is_fit = service.condition().borrow().trouble().is_none();
+        let (watches, claim) = lease.look(is_fit, now);
+        if let Some(claim) = claim {
+            let said = postcard::to_stdvec(&claim).expect("plain fields serialise");
+            exchange.say(Topic::Watch, said).await;
+        }
+        let watches = watches && now >= settles_until;
+        if std::mem::replace(&mut watcher.watches, watches) != watches {
+            tracing::info!(watches, "the watch over the sites");
+            app.watches.send_replace(watches);
+        }
         watcher.may_act = unsafe_because.borrow().is_empty();
         for FailoverCommitted { sequence, events, took } in service.take_unmeasured() {
             watcher.committed(&events, sequence, took, observed.now());
         }
         for proposal in look(&mut watcher, service, observed) {
-            propose(&mut watcher, service, observed, proposal).await;
+            let mut proposing = std::pin::pin!(propose(service, proposal));
+            // The lease is kept while an answer is waited for.
+            let refused = loop {
+                tokio::select! {
+                    refused = &mut proposing => break refused,
+                    message = claims.next() => heard(&mut lease, &message, observed.now()),
+                    () = tokio::time::sleep(lease::RENEW_EVERY) => {
+                        looked_at = observed.now();
+                        if let (_, Some(claim)) = lease.look(true, looked_at) {
+                            let said = postcard::to_stdvec(&claim).expect("plain fields serialise");
+                            exchange.say(Topic::Watch, said).await;
+                        }
+                        // An answer that does not come in time will not be the last.
+                        if !exchange.is_alone() && service.condition().borrow().trouble().is_some() {
+                            break None;
+                        }
+                    }
+                }
+            };
+            if let Some(site) = refused {
+                watcher.refused(site, observed.now());
+            }
         }
         let something = async {
             tokio::select! {
@@ -479,10 +530,21 @@ pub(crate) async fn run(app: App, mut stop: watch::Receiver<bool>) {
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         };
-        tokio::select! {
-            () = something => {}
-            _ = stop.changed() => return,
+        let mut something = std::pin::pin!(something);
+        loop {
+            tokio::select! {
+                () = &mut something => break,
+                message = claims.next() => heard(&mut lease, &message, observed.now()),
+                _ = stop.changed() => return,
+            }
         }
+    }
+}
+
+fn heard(lease: &mut Lease, message: &[u8], now: Duration) {
+    match postcard::from_bytes(message) {
+        Ok(claim) => lease.heard(claim, now),
+        Err(error) => tracing::debug!(%error, "a message about the watch is passed over"),
     }
 }
 
@@ -493,12 +555,8 @@ fn look(watcher: &mut Watcher, service: &Service, observed: &Observed) -> Vec<Pr
     watcher.assess(&state, &nodes, now)
 }
 
-async fn propose(
-    watcher: &mut Watcher,
-    service: &Service,
-    observed: &Observed,
-    proposal: Proposal,
-) {
+/// The site whose proposal was refused.
+async fn propose(service: &Service, proposal: Proposal) -> Option<SiteId> {
     let mut context = Context::system(Origin::Policy, proposal.reason);
     if let Some(correlation) = proposal.correlation {
         context.correlation = correlation;
@@ -516,11 +574,10 @@ async fn propose(
         }
         Ok(Done::Refused { message, .. }) => {
             tracing::info!(command = name, message, "the watcher was refused");
-            if let Some(site) = site {
-                watcher.refused(site, observed.now());
-            }
+            return site;
         }
         Ok(other) => tracing::error!(command = name, ?other, "the watcher got a strange answer"),
         Err(error) => tracing::warn!(command = name, %error, "the watcher got no answer"),
     }
+    None
 }
