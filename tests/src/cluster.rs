@@ -136,9 +136,17 @@ impl TwoSites {
     /// # Errors
     /// If the volume is not served, or the host cannot connect.
     pub fn add_host(&self, regions: u32) -> anyhow::Result<Arc<Host>> {
+        self.add_host_of(regions, VOLUME_BYTES)
+    }
+
+    /// The same with a volume of this size.
+    ///
+    /// # Errors
+    /// As [`TwoSites::add_host`].
+    pub fn add_host_of(&self, regions: u32, volume_bytes: u64) -> anyhow::Result<Arc<Host>> {
         let id = CorrelationId::generate();
         let host_nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{id}");
-        let volume = self.cluster.add_volume(&self.stage, &host_nqn)?;
+        let volume = self.cluster.add_volume_of(&self.stage, &host_nqn, volume_bytes)?;
         let subsystem = self.cluster.view()?.subsystem_nqn;
         let path = |node: &SiteNode| PathConfig {
             portal: node.portals.nvme,
@@ -147,7 +155,7 @@ impl TwoSites {
             subsystem_nqn: subsystem.clone(),
             volume: volume.volume.bytes(),
         };
-        let layout = Layout { volume_bytes: VOLUME_BYTES, regions, region_bytes: REGION_BYTES };
+        let layout = Layout { volume_bytes, regions, region_bytes: REGION_BYTES };
         let _entered = self.runtime.enter();
         let run = u64::from_le_bytes(id.bytes()[8..].try_into().expect("eight of sixteen"));
         let host = Host::start(self.cluster.nodes.iter().map(path).collect(), layout, run);

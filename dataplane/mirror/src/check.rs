@@ -12,7 +12,7 @@
 //!
 //! The claim of a copy keeps writes out, so that two legs in sync must be equal under it: whatever
 //! differs is a fault of a device or of ours. There are no checksums that would tell which leg is
-//! right; a repair takes the owner's, since that is what hosts have read (docs/decisions/0010).
+//! right; a repair takes the owner's, since that is what hosts have read (docs/decisions/0011).
 
 use crate::claims::Claim;
 use crate::copy::{COPY_BIT, smaller_piece};

@@ -159,6 +159,14 @@ impl Cluster {
     /// # Errors
     /// If the control plane refuses, or a node does not adopt its file.
     pub fn add_pools(&self, stage: &Stage) -> anyhow::Result<()> {
+        self.add_pools_of(stage, DEVICE_BYTES)
+    }
+
+    /// The same of files of this size, sparse.
+    ///
+    /// # Errors
+    /// As [`Cluster::add_pools`].
+    pub fn add_pools_of(&self, stage: &Stage, device_bytes: u64) -> anyhow::Result<()> {
         let client = self.client.because("storage for the demonstration");
         for node in &self.nodes {
             let (site, file) = (node.site, stage.folder().join(format!("{}.img", node.site)));
@@ -172,7 +180,7 @@ impl Cluster {
                 pool: reference(site),
                 locator: Locator::File {
                     path: file.display().to_string(),
-                    size_bytes: DEVICE_BYTES,
+                    size_bytes: device_bytes,
                 },
                 overwrite: false,
             };
@@ -196,10 +204,23 @@ impl Cluster {
     /// # Errors
     /// If the control plane refuses, or the volume is not served in time.
     pub fn add_volume(&self, stage: &Stage, host_nqn: &str) -> anyhow::Result<VolumeView> {
+        self.add_volume_of(stage, host_nqn, VOLUME_BYTES)
+    }
+
+    /// The same of this size.
+    ///
+    /// # Errors
+    /// As [`Cluster::add_volume`].
+    pub fn add_volume_of(
+        &self,
+        stage: &Stage,
+        host_nqn: &str,
+        size_bytes: u64,
+    ) -> anyhow::Result<VolumeView> {
         let client = self.client.because("a mirrored volume for the demonstration");
         let volume = CreateVolume {
             name: name(VOLUME)?,
-            size_bytes: VOLUME_BYTES,
+            size_bytes,
             block_bytes: Some(4096),
             pools: SITES.into_iter().map(reference).collect(),
             policy: Some(reference(POLICY)),

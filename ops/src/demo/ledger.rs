@@ -94,6 +94,12 @@ impl Ledger {
         counter
     }
 
+    /// How many writes of a slot were begun.
+    #[must_use]
+    pub fn begun(&self, slot: u32) -> u64 {
+        self.lock(slot).issued
+    }
+
     /// A write was acknowledged.
     pub fn acknowledge(&self, slot: u32, counter: u64) {
         let mut known = self.lock(slot);
