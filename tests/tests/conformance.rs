@@ -6,6 +6,7 @@
 mod verdicts;
 
 use anyhow::Context;
+use std::process::Command;
 use verdicts::{conform, judge};
 use voute_control::api::answers::{VolumeHealth, VolumeView};
 use voute_control::api::requests::{CreateHost, CreateMapping, CreateVolume, Reference};
@@ -64,6 +65,14 @@ fn a_mirrored_volume_conforms_on_two_paths() -> anyhow::Result<()> {
     let owner = sites.cluster.node_at(&volume.owner_site.name)?;
     let target = sites.cluster.view()?.target_iqn;
     let path = format!("iscsi://{}/{target}/0", owner.portals.iscsi);
+    // Its absence is told by `conform`.
+    let is_there = Command::new("iscsi-inq").arg("--help").output().is_ok();
+    for host in [HOST, OTHER_HOST, READER].into_iter().filter(|_| is_there) {
+        sites.wait("the volume is offered", || {
+            let inquiry = Command::new("iscsi-inq").args(["-i", host, &path]).output().ok()?;
+            inquiry.status.success().then_some(())
+        })?;
+    }
     let paths = [path.clone(), path];
 
     let Some(found) = conform("mirrored", [HOST, OTHER_HOST], &paths, "ALL") else {
