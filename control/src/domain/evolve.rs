@@ -7,6 +7,7 @@ use super::state::*;
 use std::sync::Arc;
 use voute_schemas::event::{ConditionSource, DetachCause, Event, MoveKind, SiteCondition};
 use voute_schemas::ids::*;
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::place::{ExtentRun, LegPlacement};
 use voute_schemas::{Commit, Epoch, Name, Sequence};
 
@@ -235,6 +236,7 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
         Event::OwnerMoved { group, from, to, kind } => {
             change_authority(state, *group, position, |group| {
                 match kind {
+                    _ if mutant::is_active(Mutant::TakeoverDetachesNobody) => {}
                     MoveKind::Planned => {}
                     MoveKind::Unplanned { .. } | MoveKind::HandedOver { .. } => {
                         set_in_sync(group, |side| side.node == *from, false, position);
@@ -406,7 +408,9 @@ fn add_leg(state: &mut State, position: Epoch, volume: VolumeId, placement: &Leg
         }
         group.last_common = Epoch::ZERO; // its content begins anew: no map knows it
         // A join that was asked for before meant the leg that was there then: it must come too late.
-        group.epoch = position;
+        if !mutant::is_active(Mutant::AddedLegKeepsTheEpoch) {
+            group.epoch = position;
+        }
     });
 }
 
@@ -441,7 +445,8 @@ fn detach_side(
     site: SiteId,
     cause: &DetachCause,
 ) {
-    let content_lost = *cause == DetachCause::ContentLost;
+    let content_lost = *cause == DetachCause::ContentLost
+        && !mutant::is_active(Mutant::LostContentForgotten);
     change_authority(state, group, position, |group| {
         set_in_sync(group, |side| side.site == site, false, position);
         if content_lost {

@@ -35,6 +35,7 @@ use voute_schemas::command::{AttestedGroup, Command};
 use voute_schemas::commit::Origin;
 use voute_schemas::event::*;
 use voute_schemas::ids::*;
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::times::Times;
 
 /// How often the watcher looks when nothing changes.
@@ -358,7 +359,9 @@ pub(crate) fn attested(
     wanted: impl Fn(&Group) -> bool,
 ) -> Vec<AttestedGroup> {
     let attest = |(id, group): (GroupId, &Group)| {
-        let other = group.sides.iter().find(|side| side.site != site && side.in_sync)?;
+        let promotes = mutant::is_active(Mutant::StaleSidePromoted);
+        let mut sides = group.sides.iter();
+        let other = sides.find(|side| side.site != site && (side.in_sync || promotes))?;
         let status = nodes.get(&other.node)?.groups.get(&id)?;
         let attestation = status.attestation.filter(|_| status.epoch == group.epoch)?;
         Some(AttestedGroup { group: id, epoch: group.epoch, to: other.node, attestation })
@@ -373,6 +376,7 @@ fn can_take_over(state: &State, attested: &AttestedGroup, signalled: bool) -> bo
     });
     let Attestation { legs_open, owner_silent, lease_expired, silent_ms: _ } = attested.attestation;
     is_formatted && legs_open && owner_silent && (lease_expired || signalled)
+        || is_formatted && mutant::is_active(Mutant::AttestationUnread)
 }
 
 /// Whether a side that does not own a group says that it hears no owner.
@@ -480,7 +484,9 @@ pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<
     while !*stop.borrow() {
         let now = observed.now();
         if now - std::mem::replace(&mut looked_at, now) > STOPPED_FOR {
-            tracing::warn!("this process was not run for a while; it listens before it judges who is lost");
+            tracing::warn!(
+                "this process was not run for a while; it listens before it judges who is lost"
+            );
             settles_until = now + watcher.silence();
         }
         let is_fit = service.condition().borrow().trouble().is_none();

@@ -8,6 +8,7 @@
 //! that a stream of reads keeps no write waiting.
 
 use std::collections::VecDeque;
+use voute_schemas::mutant::{self, Mutant};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Claim {
@@ -32,7 +33,21 @@ impl Range {
             (Claim::Copy, Claim::Write | Claim::Copy) => true,
             (Claim::Copy, Claim::Read) | (Claim::Read, Claim::Read | Claim::Copy) => false,
         };
-        overlaps && conflicts
+        overlaps && conflicts && !mutant_drops(self.claim, other.claim)
+    }
+}
+
+/// Which order a mutant gives up.
+fn mutant_drops(one: Claim, other: Claim) -> bool {
+    match (one, other) {
+        (Claim::Write, Claim::Write) => mutant::is_active(Mutant::WritesPassWrites),
+        (Claim::Read, Claim::Write) | (Claim::Write, Claim::Read) => {
+            mutant::is_active(Mutant::ReadsPassWrites)
+        }
+        (Claim::Copy, Claim::Write) | (Claim::Write, Claim::Copy) => {
+            mutant::is_active(Mutant::CopiesPassWrites)
+        }
+        _ => false,
     }
 }
 

@@ -11,6 +11,7 @@ use voute_buffer::Buffer;
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, GroupRole, GroupSpec, GroupStatus};
 use voute_schemas::event::Attestation;
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::times::Times;
 use voute_schemas::{ClusterId, NodeId};
 
@@ -52,7 +53,8 @@ impl Group {
 
     /// Follows a spec; an older one is ignored.
     pub(crate) fn apply(&mut self, mut spec: GroupSpec, context: &mut Context<'_>) {
-        if spec.epoch.sequence < self.spec.epoch.sequence {
+        let is_older = spec.epoch.sequence < self.spec.epoch.sequence;
+        if is_older && !mutant::is_active(Mutant::OlderSpecsObeyed) {
             return;
         }
         if spec.epoch == self.spec.epoch {
@@ -367,7 +369,9 @@ impl Group {
 
     /// What this side can vouch for, if it could own.
     fn attestation(&self, context: &View<'_>) -> Option<Attestation> {
-        self.spec.sides.iter().find(|side| side.node == context.me && side.in_sync)?;
+        let promotes = mutant::is_active(Mutant::StaleSidePromoted);
+        let mut sides = self.spec.sides.iter();
+        sides.find(|side| side.node == context.me && (side.in_sync || promotes))?;
         let last = context.grants.last(self.spec.owner);
         let silent_ms = crate::owner::to_ms(context.now.saturating_sub(last));
         Some(Attestation {

@@ -4,6 +4,7 @@
 //! fields in postcard.
 
 use serde::{Deserialize, Serialize};
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::{ClusterId, GroupId, LegId, Token, VolumeId};
 
 /// Size of one copy, bytes.
@@ -170,6 +171,9 @@ impl Header {
     /// Where the copy of this generation lies, bytes from the leg's begin.
     #[must_use]
     pub fn offset(&self) -> u64 {
+        if mutant::is_active(Mutant::OneHeaderCopy) {
+            return 0;
+        }
         self.generation % 2 * HEADER_BYTES as u64
     }
 }

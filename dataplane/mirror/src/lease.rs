@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::times::Times;
 use voute_schemas::{GroupId, NodeId};
 
@@ -44,7 +45,10 @@ impl Lease {
     /// Whether a read that is in hand may complete now.
     pub(crate) fn is_valid(&self, session: u64, now: Duration, times: &Times) -> bool {
         let good_for = Duration::from_millis(times.lease_ms.saturating_sub(times.lease_margin_ms));
-        self.granted.is_some_and(|(asked, from)| from == session && now < asked + good_for)
+        self.granted.is_some_and(|(asked, from)| {
+            (from == session || mutant::is_active(Mutant::LeaseOfAnyProcess))
+                && now < asked + good_for
+        })
     }
 
     /// Milliseconds left; negative when it ran out.
@@ -126,11 +130,17 @@ impl Grants {
 
     /// When everything that an earlier process may have granted has surely run out.
     pub(crate) fn start_run_out(&self, times: &Times) -> Duration {
+        if mutant::is_active(Mutant::StartIsNoGrant) {
+            return self.started;
+        }
         self.started + Duration::from_millis(times.grant_wait_ms)
     }
 
     /// When everything that was granted to a node so far has surely run out there.
     pub(crate) fn run_out(&self, to: NodeId, times: &Times) -> Duration {
+        if mutant::is_active(Mutant::StartIsNoGrant) && !self.last.contains_key(&to) {
+            return self.started;
+        }
         self.last(to) + Duration::from_millis(times.grant_wait_ms)
     }
 }

@@ -42,6 +42,7 @@ use std::time::Duration;
 use voute_buffer::Buffer;
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, GroupSpec, GroupStatus, LinkStatus};
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::times::Times;
 use voute_schemas::{ClusterId, GroupId, LegId, NodeId, VolumeId};
 
@@ -360,13 +361,16 @@ impl Mirror {
         now: Duration,
     ) {
         let Some(lease) = self.leases.get_mut(&peer) else { return };
+        let asked = if mutant::is_active(Mutant::LeaseFromItsReceipt) { now } else { asked };
         // Revocations first: a read must not complete on a grant that came with its revocation.
         let other_process = lease.granted(asked, session, counter);
         let all = revoked.is_none() || other_process;
         let revoked = revoked.unwrap_or_default();
         for (id, group) in &mut self.groups {
             if group.wanted_channel() == Some(peer) {
-                group.granted(peer, all || revoked.contains(id), &mut context!(self, now));
+                let revoked = all || revoked.contains(id);
+                let revoked = revoked && !mutant::is_active(Mutant::RevocationsUnheard);
+                group.granted(peer, revoked, &mut context!(self, now));
             }
         }
     }
@@ -389,7 +393,8 @@ impl Mirror {
             Escalation::DeviceReady { .. }
             | Escalation::DeviceRefused { .. }
             | Escalation::LegFormatted { .. }
-            | Escalation::LegReleased { .. } => return,
+            | Escalation::LegReleased { .. }
+            | Escalation::WantOwner { .. } => return,
         };
         if let Some(group) = self.groups.get_mut(&group) {
             group.answered(escalation, outcome, &mut context!(self, now));

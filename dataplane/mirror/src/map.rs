@@ -17,6 +17,7 @@
 
 use std::fmt;
 use voute_schemas::LegId;
+use voute_schemas::mutant::{self, Mutant};
 
 /// Size of a page, bytes.
 pub(crate) const PAGE_BYTES: usize = 4096;
@@ -99,6 +100,7 @@ impl fmt::Debug for Bits {
 
 /// Offset of a page's slot in the leg's space, bytes.
 pub(crate) fn page_offset(page: u64, slot: u64) -> u64 {
+    let slot = if mutant::is_active(Mutant::OneMapSlot) { 0 } else { slot };
     crate::header::HEADER_AREA_BYTES + (page * 2 + slot) * PAGE_BYTES as u64
 }
 

@@ -35,6 +35,7 @@ use voute_schemas::command::Escalation;
 use voute_schemas::contract::{
     GroupRole, GroupSpec, OpeningReport, ResyncProgress, VerifyProgress,
 };
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::times::Times;
 use voute_schemas::{Epoch, GroupId, NodeId, Token};
 
@@ -377,6 +378,7 @@ impl Owner {
         }
         if self.stage == Stage::Opening
             && keeper.is_joining(self.epoch)
+            && !mutant::is_active(Mutant::JoiningForgotten)
             && let Some(peer) = &mut self.peer
         {
             peer.resume_joining();
@@ -415,8 +417,10 @@ impl Owner {
                 incarnation: context.incarnation,
             });
         }
-        let lapsed = self.lease_wait.is_none_or(|until| until <= context.now);
-        self.confirmed && lapsed
+        let lapsed = self.lease_wait.is_none_or(|until| until <= context.now)
+            || mutant::is_active(Mutant::NoLeaseWait);
+        let confirmed = self.confirmed || mutant::is_active(Mutant::StartUnconfirmed);
+        confirmed && lapsed
     }
 
     /// The own keeper took the token, or not.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{GroupSpec, LegSpec};
 use voute_schemas::event::{DetachCause, ResyncEvidence};
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::{Hash, LegId, NodeId, SiteId, Token};
 
 /// After a refusal or a failed resync, the peer is tried again so much later.
@@ -116,7 +117,11 @@ impl Peer {
 
     /// Whether its acknowledgement and lease are needed.
     pub(crate) fn counts(&self) -> bool {
-        matches!(self.role, Role::InSync | Role::Joining { .. })
+        match self.role {
+            Role::InSync => true,
+            Role::Joining { .. } => !mutant::is_active(Mutant::JoiningCountsNot),
+            Role::Away | Role::Resync => false,
+        }
     }
 
     /// Whether writes go to it.
@@ -278,6 +283,7 @@ impl Owner {
             peer.unready_since.get_or_insert(context.now);
         }
         match (peer.role, peer.step) {
+            (Role::Away, _) if mutant::is_active(Mutant::NeverResync) => {}
             (Role::Away, _) if serving && peer.formatted => {
                 peer.role = Role::Resync;
                 self.send_bar(context);
@@ -524,7 +530,9 @@ impl Owner {
         // What the owner begins to serve by must not be taken back by a failover.
         peer.step = Step::Recording;
         self.judge_records(keeper);
-        if self.send_records(false, keeper, context) == 0 {
+        if mutant::is_active(Mutant::RecordsNotCopied)
+            || self.send_records(false, keeper, context) == 0
+        {
             self.begin_ready(keeper, context);
         }
     }
@@ -574,6 +582,12 @@ impl Owner {
                 }
                 None => union.extend(0..state.regions()),
             }
+            if mutant::is_active(Mutant::OpenWithoutMaps) {
+                union.clear();
+            }
+            if mutant::is_active(Mutant::OpenWithOwnMapOnly) {
+                union = keeper.dirty(state.spec.number, 0).collect();
+            }
             queue.extend(union.iter().map(|region| (index, *region)));
             state.unsettled = union;
         }
@@ -604,7 +618,8 @@ impl Owner {
         let partial = chain(keeper.map_since())
             && peer.reports.iter().all(|report| chain(report.map_since))
             && peer.fetched.iter().all(Option::is_some)
-            && nonces_agree(&peer.reports, keeper);
+            && nonces_agree(&peer.reports, keeper)
+            || mutant::is_active(Mutant::ChainUnchecked);
         let fetched = std::mem::take(&mut peer.fetched);
         self.drop_copier();
         let mut queue = Vec::new();
@@ -618,7 +633,8 @@ impl Owner {
                         .into_iter()
                         .flatten()
                         .flatten()
-                        .filter(|region| **region < state.regions()),
+                        .filter(|region| **region < state.regions())
+                        .filter(|_| !mutant::is_active(Mutant::ResyncOwnMapOnly)),
                 );
             } else {
                 regions.extend(0..state.regions());
@@ -646,6 +662,9 @@ impl Owner {
             return;
         };
         peer.mark_sent = Some(context.now);
+        if mutant::is_active(Mutant::RecordsNotCopied) {
+            return self.mark_copied(keeper, context);
+        }
         if self.send_records(true, keeper, context) == 0 {
             self.mark_copied(keeper, context);
         }
@@ -853,6 +872,9 @@ fn keeper_may_detach(stage: Stage) -> bool {
 
 fn nonces_agree(reports: &[LegReport], keeper: &Keeper) -> bool {
     let own = keeper.nonces();
+    if mutant::is_active(Mutant::MarksUncompared) {
+        return true;
+    }
     reports.iter().all(|report| {
         own.get(&report.volume).is_some_and(|(nonce, agreed)| {
             [*nonce, *agreed].iter().any(|ours| [report.nonce, report.agreed_nonce].contains(ours))

@@ -21,6 +21,7 @@ use crate::owner::{Context, LinkPurpose, Owner, OwnerCall, Stage, to_ms};
 use std::collections::VecDeque;
 use std::time::Duration;
 use voute_schemas::Hash;
+use voute_schemas::mutant::{self, Mutant};
 
 /// Most puts and confirmations of a group that wait; more are refused.
 const WAITING_MAX: usize = 4_096;
@@ -135,8 +136,9 @@ impl Owner {
             }
             self.send_put(at, keeper, context);
             let put = &self.records.puts[at];
-            let is_done =
-                put.own == AtLeg::Done && matches!(put.peer, Some(AtLeg::Done | AtLeg::NotNeeded));
+            let is_done = put.own == AtLeg::Done
+                && matches!(put.peer, Some(AtLeg::Done | AtLeg::NotNeeded))
+                || put.own == AtLeg::Done && mutant::is_active(Mutant::RecordsOnOneLeg);
             if !is_done {
                 at += 1;
                 continue;

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use voute_buffer::Buffer;
 use voute_schemas::contract::VolumeSpec;
+use voute_schemas::mutant::{self, Mutant};
 
 /// Most requests of hosts under way on a group.
 const WORKS_MAX: usize = 4_096;
@@ -91,7 +92,7 @@ impl VolumeState {
         self.clock += 1;
         for region in regions {
             let hot = self.hot.entry(region).or_default();
-            hot.unconfirmed += 1;
+            hot.unconfirmed += u32::from(!mutant::is_active(Mutant::ClearBeforeConfirmed));
             hot.used = self.clock;
         }
     }
@@ -294,6 +295,7 @@ impl Owner {
         let volume = &mut self.volumes[work.volume];
         let (begin, end) = work.part();
         let unsettled = volume.unsettled.range(volume.regions_of(begin, end)).next().copied();
+        let unsettled = unsettled.filter(|_| !mutant::is_active(Mutant::ServeUnsettled));
         if !serving {
             work.step = Step::Held;
         } else if let Some(region) = unsettled {
@@ -354,6 +356,10 @@ impl Owner {
         work.step = Step::Reading;
         work.own = AtLeg::Needed;
         let (Some(bar), Stage::Serving) = (self.bar, self.stage) else { return };
+        if mutant::is_active(Mutant::LeaseBeforeRead) && !self.lease_is_valid(context) {
+            return;
+        }
+        let Some(work) = self.works.get_mut(key) else { return };
         work.own = AtLeg::Sent { round: 0 };
         work.since = context.now;
         let length = u32::try_from(end - begin).expect("transfers are bounded");
@@ -454,7 +460,7 @@ impl Owner {
     /// The data is in hand; it may go to the host only under a lease
     /// (docs/mirror-rules.md rule 7).
     fn complete_read(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
-        if !self.lease_is_valid(context) {
+        if !self.lease_is_valid(context) && !mutant::is_active(Mutant::LeaseBeforeRead) {
             return;
         }
         let Some(work) = self.works.get_mut(key) else { return };
@@ -483,6 +489,9 @@ impl Owner {
             return false;
         }
         let Some(peer) = self.peer.as_ref().filter(|peer| peer.counts()) else { return true };
+        if mutant::is_active(Mutant::NoLease) {
+            return true;
+        }
         let lease = context.leases.get(&peer.node);
         peer.session()
             .zip(lease)
@@ -493,6 +502,7 @@ impl Owner {
 
     /// The map says where the peer may differ, durably, before any leg is written (rule 4).
     fn note_intent(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let notes_nothing = self.mutant_notes_nothing();
         let Some(work) = self.works.get_mut(key) else { return };
         let (begin, end) = work.part();
         let volume = &mut self.volumes[work.volume];
@@ -502,7 +512,7 @@ impl Owner {
             return;
         }
         work.since = context.now;
-        if self.peer.is_none() {
+        if self.peer.is_none() || notes_nothing {
             return self.write(key, keeper, context);
         }
         let regions = volume.regions_of(begin, end);
@@ -515,7 +525,7 @@ impl Owner {
             context.out,
         );
         work.step = Step::Intent(waits);
-        if waits == 0 {
+        if waits == 0 || mutant::is_active(Mutant::IntentNotAwaited) {
             self.write(key, keeper, context);
         }
         self.clear_cold(keeper, context);
@@ -530,6 +540,12 @@ impl Owner {
                 }
             }
         }
+    }
+
+    /// With some mutants, writes leave no trace in the map.
+    fn mutant_notes_nothing(&self) -> bool {
+        let counts = self.peer.as_ref().is_some_and(|peer| peer.counts());
+        mutant::is_active(Mutant::NoIntent) || mutant::is_active(Mutant::NoIntentAlone) && !counts
     }
 
     pub(crate) fn intent_noted(
@@ -697,8 +713,12 @@ impl Owner {
         let Some(work) = self.works.get_mut(key).filter(|work| work.step == Step::Writing) else {
             return;
         };
-        let durable =
-            work.own == AtLeg::Done && matches!(work.peer, AtLeg::Done | AtLeg::NotNeeded);
+        let at_own = work.own == AtLeg::Done || mutant::is_active(Mutant::AcknowledgeBeforeOwn);
+        let leaves = self.peer.as_ref().is_some_and(|peer| peer.is_leaving());
+        let at_peer = matches!(work.peer, AtLeg::Done | AtLeg::NotNeeded)
+            || mutant::is_active(Mutant::AcknowledgeBeforePeer)
+            || mutant::is_active(Mutant::AcknowledgeBeforeDetach) && leaves;
+        let durable = at_own && at_peer;
         if !durable {
             return self.send_write(key, keeper, context);
         }

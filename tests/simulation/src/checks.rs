@@ -26,7 +26,8 @@ struct Watched {
     touched: BTreeSet<u64>,
     touched_before: BTreeSet<u64>,
     /// A leg began anew, or its maps could not be read: a full copy has its reason.
-    may_copy_all: bool,
+    /// Until the legs are equal at a later epoch than this.
+    may_copy_all: Option<Sequence>,
 }
 
 pub(crate) struct Checks {
@@ -53,7 +54,8 @@ impl Checks {
 
     /// A leg begins anew, or its maps are not to be trusted: more may be copied than was touched.
     pub(crate) fn maps_are_lost(&mut self) {
-        self.volumes.iter_mut().for_each(|volume| volume.may_copy_all = true);
+        let now = Some(self.counted);
+        self.volumes.iter_mut().for_each(|volume| volume.may_copy_all = now);
     }
 }
 
@@ -96,13 +98,13 @@ impl World {
                 if *cause == DetachCause::ContentLost
                     && let Some(volume) = self.volume_of(*group)
                 {
-                    self.checks.volumes[volume].may_copy_all = true;
+                    self.checks.volumes[volume].may_copy_all = Some(self.checks.counted);
                 }
             }
             Event::LegAdded { volume, .. } => {
                 let index = self.founded.volumes.iter().position(|it| it.volume == *volume);
                 if let Some(index) = index {
-                    self.checks.volumes[index].may_copy_all = true;
+                    self.checks.volumes[index].may_copy_all = Some(self.checks.counted);
                 }
             }
             Event::LegInSync { group, resync, .. } => self.check_resync(*group, resync),
@@ -125,7 +127,7 @@ impl World {
         let watched = &self.checks.volumes[index];
         let touched = watched.touched.union(&watched.touched_before).count() as u64;
         let (full, copied) = (resync.full, resync.regions);
-        if watched.may_copy_all {
+        if watched.may_copy_all.is_some() {
             return;
         }
         if full {
@@ -171,7 +173,7 @@ impl World {
             if watched.rotated_at != epoch && since + SETTLED_AFTER <= now {
                 watched.rotated_at = epoch;
                 watched.touched_before = std::mem::take(&mut watched.touched);
-                watched.may_copy_all = false;
+                watched.may_copy_all = watched.may_copy_all.filter(|lost| epoch <= *lost);
             }
         }
     }
@@ -179,9 +181,15 @@ impl World {
     /// Both sides are there, in sync, and one serves.
     fn is_whole(&self, volume: usize) -> bool {
         let Some(group) = self.group(volume) else { return false };
-        let id = self.founded.volumes[volume].volume;
+        let founded = self.founded.volumes[volume];
+        let id = founded.volume;
         let owner = self.nodes.iter().find(|node| node.id == group.owner);
-        group.sides.len() == 2
+        // What the owner obeys, not what it has yet to hear.
+        let obeyed = owner
+            .and_then(|node| self.checks.obeyed.get(&(node.index, node.process, founded.group)));
+        obeyed == Some(&group.epoch.sequence)
+            && !self.log.inner().forgot()
+            && group.sides.len() == 2
             && group.sides.iter().all(|side| side.in_sync)
             && owner.is_some_and(|node| node.access.get(&id) == Some(&Access::Optimized))
     }
@@ -348,6 +356,7 @@ impl World {
             }) && world.is_healthy()
         };
         let mut was_moved = false;
+        let mut again = self.now + Duration::from_secs(2);
         while !was_moved && self.violation.is_none() {
             if self.now >= deadline {
                 let state = self.describe();
@@ -355,6 +364,13 @@ impl World {
             }
             self.run_for(Duration::from_millis(5));
             was_moved = is_moved(self);
+            // A side that was just taken out again cannot be moved to before it is back.
+            if !was_moved && self.now >= again && self.is_healthy() {
+                again = self.now + Duration::from_secs(2);
+                for (group, to, _) in &wanted {
+                    self.ask(SERVING, Command::MoveOwner { group: *group, to: *to }, None);
+                }
+            }
         }
     }
 }

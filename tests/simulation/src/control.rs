@@ -22,6 +22,7 @@ use voute_events::{AppendError, Position, ReadError, VerifiedReader};
 use voute_schemas::command::{Command, Escalation};
 use voute_schemas::commit::Actor;
 use voute_schemas::contract::{EscalationOutcome, FromNode, Hello, NodeSpec, ToNode};
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::proof::Checkpoint;
 use voute_schemas::times::Times;
 use voute_schemas::{
@@ -598,7 +599,8 @@ impl World {
         let position = it.state.position();
         let (signed, hash) = it.register;
         let is_same_history = signed == Sequence(0) || it.log.inner().hash_at(signed) == Some(hash);
-        if position.sequence < signed || !is_same_history {
+        let is_lower = position.sequence < signed || !is_same_history;
+        if is_lower && !mutant::is_active(Mutant::RegisterForgotten) {
             return false;
         }
         it.register = (position.sequence, position.hash);

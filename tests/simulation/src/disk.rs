@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use voute_buffer::Buffer;
 use voute_mirror::header::Header;
 use voute_mirror::{DeviceFault, DeviceKind, DeviceRequest};
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::place::LEG_METADATA_BYTES;
 use voute_schemas::{LegId, VolumeId};
 
@@ -33,6 +34,8 @@ const METADATA_USED: usize = 24 << 10;
 /// What lies on a device before anything is written.
 const FOREIGN: u8 = 0xEE;
 const HEADERS: u64 = 8 << 10;
+/// Writes that a cache holds, with a mutant.
+const CACHED_MAX: usize = 8;
 
 #[derive(Clone)]
 struct Space {
@@ -45,6 +48,8 @@ pub(crate) struct Disk {
     spaces: BTreeMap<LegId, Space>,
     pub(crate) ailment: Option<Ailment>,
     writes: u64,
+    /// What lay where the last writes went, with a mutant.
+    cached: Vec<(LegId, u64, Vec<u8>)>,
 }
 
 impl Disk {
@@ -126,7 +131,7 @@ impl Disk {
 
     /// The leg as it is now, to be restored later.
     pub(crate) fn image(&self) -> Disk {
-        Disk { spaces: self.spaces.clone(), ailment: None, writes: 0 }
+        Disk { spaces: self.spaces.clone(), ..Disk::default() }
     }
 
     /// Whether no leg here has a mark in common with a leg there.
@@ -159,6 +164,14 @@ impl Disk {
         }
     }
 
+    /// The power fails: with a mutant, the last writes were only in a cache.
+    pub(crate) fn lose_cache(&mut self) {
+        for (leg, offset, before) in std::mem::take(&mut self.cached).into_iter().rev() {
+            let (plane, at) = self.space(leg).plane(offset, before.len());
+            plane[at..at + before.len()].copy_from_slice(&before);
+        }
+    }
+
     fn space(&mut self, leg: LegId) -> &mut Space {
         self.spaces
             .entry(leg)
@@ -172,6 +185,13 @@ impl Disk {
     }
 
     fn write(&mut self, leg: LegId, offset: u64, data: &[u8], keep: impl Fn(u64) -> bool) {
+        if mutant::is_active(Mutant::CacheNotFlushed) {
+            let mut before = vec![0; data.len()];
+            self.read(leg, offset, &mut before);
+            self.cached.push((leg, offset, before));
+            let excess = self.cached.len().saturating_sub(CACHED_MAX);
+            self.cached.drain(..excess);
+        }
         let (plane, at) = self.space(leg).plane(offset, data.len());
         let pieces = data.chunks(BLOCK as usize).zip(plane[at..].chunks_mut(BLOCK as usize));
         for (index, (from, to)) in pieces.enumerate() {

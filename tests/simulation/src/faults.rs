@@ -410,7 +410,9 @@ impl World {
         let other = group.sides.iter().find(|side| side.node != group.owner);
         let command = match order {
             Order::Move { .. } => {
-                let Some(to) = other.map(|side| side.site) else { return };
+                // People look first whether the other side has anything.
+                let is_empty = (0..2).any(|node| self.emptied[node]);
+                let Some(to) = other.map(|side| side.site).filter(|_| !is_empty) else { return };
                 Command::MoveOwner { group: founded.group, to }
             }
             Order::Grow { .. } => {

@@ -28,6 +28,8 @@ mod founding;
 mod history;
 mod host;
 mod log;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod network;
 mod node;
 mod random;

@@ -5,6 +5,7 @@ use crate::random::Random;
 use std::future::{Future, ready};
 use std::sync::{Arc, Mutex, MutexGuard};
 use voute_events::{AppendError, Log, Position, ReadError, StoredCommit};
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::{Commit, Hash, Sequence};
 
 /// Control processes that use the log.
@@ -82,7 +83,10 @@ impl Inner {
         let there = self.commits.get(at..at + stored.len());
         let done = if there.is_some_and(|there| there == stored) {
             true
-        } else if self.head() == expected {
+        } else if self.head() == expected
+            || mutant::is_active(Mutant::AppendByNumberAlone)
+                && self.head().sequence == expected.sequence
+        {
             self.commits.extend(stored.iter().cloned());
             true
         } else {

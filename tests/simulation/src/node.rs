@@ -14,6 +14,7 @@ use voute_mirror::{
 };
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{FromNode, GroupSpec, NodeSpec, NodeStatus, ToNode};
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::times::Times;
 use voute_schemas::{Epoch, GroupId, LegId, NodeId, VolumeId};
 use voute_worker::Escalations;
@@ -161,7 +162,7 @@ impl World {
         if state.process != process {
             return;
         }
-        if state.kernel_is_busy() {
+        if state.kernel_is_busy() && !mutant::is_active(Mutant::KernelNotAwaited) {
             return self.after(Duration::from_millis(5), Event::OpenDevices { node, process });
         }
         state.devices_are_open = true;
@@ -181,6 +182,7 @@ impl World {
     pub(crate) fn cut_power(&mut self, node: usize) {
         self.tell(|| format!("node {node} loses power"));
         self.end_process(node);
+        self.nodes[node].disk.lose_cache();
         for (_, flying) in std::mem::take(&mut self.nodes[node].flying) {
             let (fate, which) = (self.random.below(3), self.random.next());
             self.nodes[node].disk.tear(&flying.request, fate, which);
@@ -465,8 +467,11 @@ impl World {
     /// What `agent::trust` holds specs to, without the signatures: never older, never another branch.
     fn may_obey(&self, node: usize, spec: &NodeSpec) -> bool {
         let state = &self.nodes[node];
-        let follows =
-            |found: Epoch, before: Epoch| found.sequence > before.sequence || found == before;
+        let follows = |found: Epoch, before: Epoch| {
+            found.sequence > before.sequence
+                || found == before
+                || mutant::is_active(Mutant::OtherBranchesObeyed)
+        };
         follows(spec.as_of, state.obeyed)
             && spec.groups.iter().all(|group| {
                 state.proven.get(&group.group).is_none_or(|before| follows(group.epoch, *before))

@@ -4,6 +4,7 @@ use super::*;
 use crate::domain::evolve::apply;
 use voute_schemas::command::Escalation;
 use voute_schemas::event::{DetachCause, MoveKind, ResyncEvidence};
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::place::DEVICE_HEADER_BYTES;
 use voute_schemas::{Epoch, Hash};
 
@@ -88,6 +89,7 @@ fn decide_one(state: &State, node: NodeId, request: &Escalation) -> Result<Vec<E
             let it = own_volume(state, node, (*group, *epoch), *volume)?;
             Ok(checks::verified((*volume, it), *run, evidence))
         }
+        Escalation::WantOwner { group, epoch } => want_owner(state, node, (*group, *epoch)),
         Escalation::BlocksLost { group, epoch, volume, ranges } => {
             let it = own_volume(state, node, (*group, *epoch), *volume)?;
             Ok(checks::blocks_lost((*volume, it), ranges))
@@ -186,7 +188,7 @@ fn own_group(
     (id, epoch): (GroupId, Epoch),
 ) -> Result<&Group, Refusal> {
     let group = known_group(state, id)?;
-    if group.epoch != epoch {
+    if group.epoch != epoch && !mutant::is_active(Mutant::AskedAtAnyEpoch) {
         return Err(Refusal::StaleEpoch { group: id, current: group.epoch, stale: epoch });
     }
     if group.owner != node {
@@ -273,6 +275,25 @@ fn hand_over(
     let to = other.ok_or(Refusal::NoOtherSide { group: asked.0 })?.node;
     let kind = MoveKind::HandedOver { cause: clipped(cause, TEXT_BYTES_MAX) };
     Ok(vec![Event::OwnerMoved { group: asked.0, from: node, to, kind }])
+}
+
+/// A planned move that the node which is to own asks for. Of the epoch that its host saw: a move that
+/// came meanwhile is not undone.
+fn want_owner(
+    state: &State,
+    node: NodeId,
+    (id, epoch): (GroupId, Epoch),
+) -> Result<Vec<Event>, Refusal> {
+    let group = known_group(state, id)?;
+    if group.owner == node {
+        return Ok(vec![]);
+    }
+    if group.epoch != epoch {
+        return Err(Refusal::StaleEpoch { group: id, current: group.epoch, stale: epoch });
+    }
+    let side = group.sides.iter().find(|side| side.node == node);
+    let site = side.ok_or(Refusal::NoOtherSide { group: id })?.site;
+    failovers::move_owner(state, id, site)
 }
 
 fn confirm_owner(

@@ -4,6 +4,7 @@ use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 use voute_schemas::command::AttestedGroup;
 use voute_schemas::event::*;
+use voute_schemas::mutant::{self, Mutant};
 
 /// Most moves of one commit, so that it stays under its size limit: what is left is named as left
 /// behind, and moves when the command is given again.
@@ -20,7 +21,7 @@ pub(super) fn move_owner(state: &State, id: GroupId, to: SiteId) -> Result<Vec<E
     if side.node == group.owner {
         return Err(Refusal::AlreadyOwner { group: id, site });
     }
-    if !side.in_sync {
+    if !side.in_sync && !mutant::is_active(Mutant::MovesToStaleSides) {
         return Err(Refusal::NotInSync { group: id, site });
     }
     if !state.side_is_formatted(group, to) {
@@ -121,7 +122,8 @@ fn takeover(
     if others.peek().is_none() {
         return Err(NoTakeover::NoOtherSide);
     }
-    let side = others.find(|side| side.in_sync).ok_or(NoTakeover::NotInSync)?;
+    let promotes = mutant::is_active(Mutant::StaleSidePromoted);
+    let side = others.find(|side| side.in_sync || promotes).ok_or(NoTakeover::NotInSync)?;
     if !state.side_is_formatted(group, side.site) {
         return Err(NoTakeover::NotFormatted);
     }
@@ -132,6 +134,9 @@ fn takeover(
     }
     if attested.to != side.node {
         return Err(NoTakeover::OtherNode);
+    }
+    if mutant::is_active(Mutant::AttestationUnread) {
+        return Ok((side.node, attested.attestation));
     }
     if !legs_open {
         return Err(NoTakeover::LegsClosed);

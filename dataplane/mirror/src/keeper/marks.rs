@@ -9,6 +9,7 @@ use crate::map::REGIONS_PER_PAGE;
 use crate::out::Out;
 use std::collections::BTreeMap;
 use voute_schemas::Epoch;
+use voute_schemas::mutant::{self, Mutant};
 
 impl Keeper {
     /// Dirty regions of a volume's leg, ascending, from one on.
@@ -92,6 +93,7 @@ impl Keeper {
         for index in 0..self.legs.len() {
             let leg = &mut self.legs[index];
             match mark {
+                Mark::Inconsistent if mutant::is_active(Mutant::CopyOntoAWholeLeg) => {}
                 Mark::Inconsistent => leg.header.consistent = false,
                 Mark::Consistent => leg.header.consistent = true,
                 Mark::Copied { nonce, agreed } => {

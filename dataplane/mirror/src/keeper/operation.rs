@@ -10,6 +10,7 @@ use crate::link::Bar;
 use crate::map::REGIONS_PER_PAGE;
 use crate::out::Out;
 use voute_buffer::Buffer;
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::place::LEG_METADATA_BYTES;
 
 impl Keeper {
@@ -46,7 +47,7 @@ impl Keeper {
     ) -> Result<usize, LegFault> {
         let index = self.position(volume).ok_or(LegFault::Unknown)?;
         self.usable()?;
-        if self.bar != Some(bar) {
+        if self.bar != Some(bar) && !mutant::is_active(Mutant::StaleBarsServed) {
             return Err(LegFault::Stale);
         }
         let (offset, length) = kind.range();
@@ -77,6 +78,8 @@ impl Keeper {
                 if let Some(waiters) = self.legs[index].preparing.get_mut(&region) {
                     waiters.push(key);
                     waiting += 1;
+                } else if mutant::is_active(Mutant::FirstWriteZeroesNothing) {
+                    self.legs[index].written.set(region, true);
                 } else if !self.legs[index].written.get(region) {
                     self.legs[index].preparing.insert(region, vec![key]);
                     waiting += 1;
@@ -110,6 +113,9 @@ impl Keeper {
             return self.region_prepared(leg, region, Some(fault), out);
         }
         self.legs[leg].written.set(region, true);
+        if mutant::is_active(Mutant::WrittenBitNotAwaited) {
+            return self.region_prepared(leg, region, None, out);
+        }
         self.write_page(leg, region / REGIONS_PER_PAGE, Some(Waiter::Region(region)), out);
     }
 
@@ -208,7 +214,8 @@ impl Keeper {
         while at < offset + length {
             let region = at / leg.spec.region_bytes;
             let end = ((region + 1) * leg.spec.region_bytes).min(offset + length);
-            let written = leg.written.get(region);
+            let written =
+                leg.written.get(region) || mutant::is_active(Mutant::UnwrittenReadsTheDevice);
             match runs.last_mut() {
                 Some(last) if last.2 == written => last.1 += end - at,
                 _ => runs.push((at, end - at, written)),

@@ -3,6 +3,7 @@
 
 use super::{Barring, Client, Keeper, KeeperEvent, LegFault, Waiter};
 use crate::out::Out;
+use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::{NodeId, Token};
 
 impl Keeper {
@@ -19,7 +20,10 @@ impl Keeper {
         {
             return self.events.push_back(KeeperEvent::Barred(client, Ok(bar)));
         }
-        if !matches!(token.partial_cmp(&highest), Some(std::cmp::Ordering::Greater)) {
+        let is_of_epoch = mutant::is_active(Mutant::AnyTokenOfTheEpoch)
+            && token.epoch.sequence >= highest.epoch.sequence;
+        if !is_of_epoch && !matches!(token.partial_cmp(&highest), Some(std::cmp::Ordering::Greater))
+        {
             return self.events.push_back(KeeperEvent::Barred(client, Err(LegFault::Stale)));
         }
         if let Some(earlier) = self.barring.take() {
@@ -39,8 +43,14 @@ impl Keeper {
 
     pub(super) fn drained(&mut self, out: &mut Out) {
         let Some(barring) = &mut self.barring else { return };
-        if self.operations.len() > 0 || barring.headers.is_some() {
+        let is_draining = self.operations.len() > 0 && !mutant::is_active(Mutant::NoDrain);
+        if is_draining || barring.headers.is_some() {
             return;
+        }
+        if mutant::is_active(Mutant::TokenNotOnDisk) {
+            (barring.headers, self.held) = (Some(1), barring.token);
+            let token = barring.token;
+            return self.header_barred(token, None, out);
         }
         barring.headers = Some(self.legs.len());
         let token = barring.token;

@@ -28,6 +28,15 @@ struct Arguments {
     /// Stop after so many seconds.
     #[arg(long)]
     within_seconds: Option<u64>,
+    /// Hunt the deliberate faults whose names contain this (all of them if it is empty), with at
+    /// most `count` seeds each; prints the table of docs/safety-mutants.md.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutants: Option<String>,
+    /// With `--seed`: the one deliberate fault to run it with.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutant: Option<String>,
 }
 
 fn main() {
@@ -35,7 +44,13 @@ fn main() {
     std::panic::set_hook(Box::new(|_| {}));
     let mut plan =
         Plan { faulty: Duration::from_secs(arguments.faulty_seconds), ..Plan::default() };
+    #[cfg(feature = "mutants")]
+    if let Some(named) = &arguments.mutants {
+        return hunt(named, arguments.from, arguments.count, plan);
+    }
     if let Some(seed) = arguments.seed {
+        #[cfg(feature = "mutants")]
+        choose(arguments.mutant.as_deref());
         plan.telling = Telling::Story;
         let outcome = run(seed, plan);
         println!("{:?}\n{:?}", outcome.tally, outcome.violation);
@@ -61,6 +76,25 @@ fn main() {
     }
     report(done, &sum, began.elapsed(), &failed);
     std::process::exit(i32::from(!failed.is_empty()));
+}
+
+#[cfg(feature = "mutants")]
+fn choose(named: Option<&str>) {
+    let mutants = voute_schemas::mutant::MUTANTS.iter().map(|(mutant, _, _)| *mutant);
+    let chosen = named.and_then(|named| mutants.clone().find(|it| format!("{it:?}") == named));
+    voute_schemas::mutant::activate(chosen);
+}
+
+#[cfg(feature = "mutants")]
+fn hunt(named: &str, from: u64, count: u64, plan: Plan) {
+    let hunts = voute_simulation::mutants::hunt(named, from, count, plan, |hunt| {
+        let found = hunt.found.as_ref().map(|(seed, _)| *seed);
+        eprintln!("{:?}: {found:?} after {:?}", hunt.mutant, hunt.took);
+    });
+    println!("{}", voute_simulation::mutants::table(&hunts));
+    let missed = hunts.iter().filter(|hunt| hunt.found.is_none()).count();
+    println!("{} mutants, {missed} not found", hunts.len());
+    std::process::exit(i32::from(missed > 0));
 }
 
 fn add(sum: &mut Tally, tally: &Tally) {
