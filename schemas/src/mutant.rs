@@ -37,8 +37,8 @@ pub enum Mutant {
     StartIsNoGrant,
     /// rule 6, A21: an owner that takes over does not wait for leases to run out.
     NoLeaseWait,
-    /// rule 1, A3: a token of the same epoch is taken, whatever its incarnation and session.
-    AnyTokenOfTheEpoch,
+    /// rule 1, A3: requests of an earlier session or incarnation are carried out within an epoch.
+    OneBarForAnEpoch,
     /// rule 1, A3 and A10: a higher token is taken while requests of a lower one are at the device.
     NoDrain,
     /// rule 1: a token is answered before it is on disk.
@@ -166,9 +166,9 @@ pub const MUTANTS: &[(Mutant, &str, &str)] = &[
         "an owner that takes over does not wait for leases to run out",
     ),
     (
-        Mutant::AnyTokenOfTheEpoch,
+        Mutant::OneBarForAnEpoch,
         "rule 1, A3",
-        "a token of the same epoch is taken, whatever its incarnation and session",
+        "requests of an earlier session or incarnation are carried out within an epoch",
     ),
     (
         Mutant::NoDrain,

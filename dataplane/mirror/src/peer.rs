@@ -426,6 +426,9 @@ impl Owner {
             Role::InSync if late && keeper_may_detach(self.stage) => {
                 self.detach_peer(DetachCause::Unreachable, context);
             }
+            Role::Joining { .. } if late && mutant::is_active(Mutant::JoiningCountsNot) => {
+                self.peer_left(context);
+            }
             // Hosts do not wait for a leg that is not in sync.
             Role::Resync if late => self.abort_resync(context),
             // One that is joining may be in sync by the log: it is taken in before it is taken out.

@@ -13,12 +13,33 @@ use voute_schemas::{LegId, SiteId};
 /// What ends a fault.
 #[derive(Clone, Debug)]
 pub(crate) enum Repair {
-    Network { one: Place, other: Place },
-    Device { node: usize },
+    Network {
+        one: Place,
+        other: Place,
+    },
+    OneWay {
+        from: Place,
+        to: Place,
+    },
+    /// Not a repair: the second half of a fault.
+    Cut {
+        from: Place,
+        to: Place,
+    },
+    Alarm {
+        site: SiteId,
+    },
+    Device {
+        node: usize,
+    },
     LogUp,
-    LogReached { control: usize },
+    LogReached {
+        control: usize,
+    },
     LogCalm,
-    Signal { site: SiteId },
+    Signal {
+        site: SiteId,
+    },
 }
 
 /// What people ask for.
@@ -114,6 +135,10 @@ impl World {
     }
 
     fn fail_network(&mut self) {
+        if self.random.chance(25) {
+            let node = self.random.index(2);
+            return self.isolate(node);
+        }
         let (one, other) = match self.random.below(10) {
             0..=4 => (Place::Node(0), Place::Node(1)),
             5..=7 => (Place::Node(self.random.index(2)), Place::Control(SERVING)),
@@ -144,6 +169,56 @@ impl World {
         self.feel_cut(one, other);
         let delay = self.random.millis(20, 9_000);
         self.after(delay, Event::Mend { repair: Repair::Network { one, other } });
+    }
+
+    /// A node hears neither its peer nor the control process, but hosts still reach it: what it may
+    /// still answer is what leases are for. What was on its way to it may come late.
+    fn isolate(&mut self, node: usize) {
+        let (here, peer) = (Place::Node(node), Place::Node(1 - node));
+        let control = Place::Control(SERVING);
+        self.note_fault("node isolated");
+        self.tell(|| format!("node {node} reaches its hosts alone"));
+        for other in [peer, control] {
+            self.network.set_cut(here, other, true);
+            self.network.set_cut(other, here, true);
+        }
+        if self.random.chance(40) {
+            // What it asked last is heard, the answers are not.
+            self.network.set_cut(here, peer, false);
+            let delay = self.random.millis(50, 400);
+            self.after(delay, Event::Mend { repair: Repair::Cut { from: here, to: peer } });
+        }
+        if self.random.chance(35) {
+            let site = self.founded.sites[node];
+            let delay = self.random.millis(50, 1_200);
+            self.after(delay, Event::Mend { repair: Repair::Alarm { site } });
+            let repair = Repair::Signal { site };
+            self.after(Duration::from_secs(10), Event::Mend { repair });
+        }
+        if self.random.chance(25) && self.nodes[1 - node].is_up() && self.may_end(1 - node) {
+            if self.founded.is_memory[1 - node] {
+                self.empty(1 - node);
+            }
+            self.kill_node(1 - node);
+            let delay = self.random.millis(1, 200);
+            self.after(delay, Event::StartNode { node: 1 - node });
+        }
+        self.doubt_streams();
+        if self.random.chance(50) {
+            self.doubt_channels();
+        }
+        if self.random.chance(40) {
+            let delay = self.random.millis(1_000, 4_000);
+            let repair = Repair::OneWay { from: peer, to: here };
+            self.after(delay, Event::Mend { repair });
+        }
+        let lasts = self.random.millis(2_500, 9_000);
+        for other in [peer, control] {
+            let early = self.random.millis(0, 500);
+            let repair = Repair::Network { one: here, other };
+            self.after(lasts + early, Event::Mend { repair });
+        }
+        self.hosts.busy_until = self.now + lasts;
     }
 
     fn feel_cut(&mut self, one: Place, other: Place) {
@@ -371,6 +446,36 @@ impl World {
         self.ask(SERVING, command, None);
     }
 
+    /// Something goes wrong just when a node asked the log for something.
+    pub(crate) fn strike(&mut self, node: usize) {
+        if self.is_healing || self.now >= self.faults_until {
+            return;
+        }
+        self.hosts.busy_until = self.now + BUSY;
+        self.tell(|| format!("a blow while node {node} waits for the log"));
+        match self.random.below(5) {
+            0 | 1 => self.isolate(node),
+            2 if self.nodes[node].is_up()
+                && self.may_end(node)
+                && !self.founded.is_memory[node] =>
+            {
+                self.note_fault("process killed");
+                self.kill_node(node);
+                let delay = self.random.millis(1, 2_000);
+                self.after(delay, Event::StartNode { node });
+            }
+            3 => self.fail_control(),
+            _ => self.fail_log(),
+        }
+    }
+
+    /// While a node is down, its device may be replaced by an older image of it.
+    pub(crate) fn tamper(&mut self, node: usize) {
+        if !self.is_healing && self.now < self.faults_until && self.random.chance(30) {
+            self.restore_image(node);
+        }
+    }
+
     // ---- people --------------------------------------------------------------------------------
 
     fn give_order(&mut self) {
@@ -452,6 +557,10 @@ impl World {
                 self.network.set_cut(one, other, false);
                 self.network.set_cut(other, one, false);
             }
+            Repair::OneWay { from, to } => self.network.set_cut(from, to, false),
+            Repair::Cut { from, to } if self.is_healing => self.network.set_cut(from, to, false),
+            Repair::Cut { from, to } => self.network.set_cut(from, to, true),
+            Repair::Alarm { site } => self.report_condition(site, SiteCondition::PowerLost),
             Repair::Device { node } => {
                 self.nodes[node].disk.ailment = None;
                 self.tell(|| format!("node {node}'s device works again"));

@@ -21,6 +21,8 @@ use voute_schemas::VolumeId;
 const WRITERS: usize = 3;
 const WORKERS: usize = WRITERS + 3;
 const PUTTER: usize = WORKERS - 1;
+/// How long a host waits for an answer.
+const PATIENCE_MS: (u64, u64) = (800, 5_000);
 const REGION_BLOCKS: u64 = REGION / BLOCK;
 /// The most that a volume grows to, blocks.
 pub(crate) const BLOCKS_MAX: u64 = (3 << 20) / BLOCK;
@@ -317,7 +319,10 @@ impl World {
         let now = self.now;
         let usable = |path: &Path| path.down_until <= now;
         let paths = &self.hosts.paths;
-        (0..2)
+        // Two nodes may say so while one has not heard that it owns no more.
+        let first = self.random.index(2);
+        [first, 1 - first]
+            .into_iter()
             .find(|node| is_optimized(&paths[*node]) && usable(&paths[*node]))
             .unwrap_or_else(|| self.random.index(2))
     }
@@ -341,6 +346,9 @@ impl World {
         let path = self.hosts.paths[node].number;
         let delay = self.travel(Place::Hosts, Place::Node(node));
         self.after(delay, Event::HostRequest { node, path, worker, attempt, request });
+        // A host gives up what takes too long, and asks again, maybe elsewhere.
+        let patience = self.random.millis(PATIENCE_MS.0, PATIENCE_MS.1);
+        self.after(patience, Event::HostRetry { worker, attempt });
     }
 
     /// The request of an attempt. Attempts on shared blocks write values of their own.

@@ -36,10 +36,14 @@ pub fn hunt(named: &str, from: u64, seeds_max: u64, plan: Plan, told: impl Fn(&H
             Hunt { mutant: *mutant, rule, what, found: None, seeds: 0, took: Duration::ZERO };
         for seed in from..from + seeds_max {
             hunt.seeds += 1;
-            if let Some(violation) = run(seed, plan).violation {
+            let Some(violation) = run(seed, plan).violation else { continue };
+            // It must be the mutant's doing.
+            activate(None);
+            if run(seed, plan).violation.is_none() {
                 hunt.found = Some((seed, violation));
                 break;
             }
+            activate(Some(*mutant));
         }
         hunt.took = began.elapsed();
         activate(None);

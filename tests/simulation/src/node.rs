@@ -133,6 +133,7 @@ impl World {
         if self.nodes[node].is_up() {
             return;
         }
+        self.tamper(node);
         let session = self.random.next();
         let state = &mut self.nodes[node];
         state.process += 1;
@@ -544,6 +545,10 @@ impl World {
 
     fn escalate(&mut self, node: usize, escalation: Escalation) {
         self.tell(|| format!("node {node} asks {escalation:?}"));
+        if self.random.chance(8) {
+            let delay = self.random.micros(1, 6_000);
+            self.after(delay, Event::Strike { node });
+        }
         let state = &mut self.nodes[node];
         state.escalations.add(Some(0), escalation);
         let process = state.process;

@@ -46,6 +46,7 @@ pub(crate) enum Event {
     HostReply { node: usize, path: u64, worker: usize, attempt: u64, outcome: HostOutcome },
     PathLost { node: usize, path: u64 },
     Fault,
+    Strike { node: usize },
     Mend { repair: crate::faults::Repair },
     Admin { order: crate::faults::Order },
 }
@@ -268,6 +269,7 @@ impl World {
             }
             Event::PathLost { node, path } => self.path_lost(node, path),
             Event::Fault => self.fault(),
+            Event::Strike { node } => self.strike(node),
             Event::Mend { repair } => self.mend(repair),
             Event::Admin { order } => self.admin(order),
         }

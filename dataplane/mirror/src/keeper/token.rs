@@ -2,6 +2,7 @@
 //! (docs/mirror-rules.md rule 1).
 
 use super::{Barring, Client, Keeper, KeeperEvent, LegFault, Waiter};
+use crate::link::Bar;
 use crate::out::Out;
 use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::{NodeId, Token};
@@ -20,10 +21,7 @@ impl Keeper {
         {
             return self.events.push_back(KeeperEvent::Barred(client, Ok(bar)));
         }
-        let is_of_epoch = mutant::is_active(Mutant::AnyTokenOfTheEpoch)
-            && token.epoch.sequence >= highest.epoch.sequence;
-        if !is_of_epoch && !matches!(token.partial_cmp(&highest), Some(std::cmp::Ordering::Greater))
-        {
+        if !matches!(token.partial_cmp(&highest), Some(std::cmp::Ordering::Greater)) {
             return self.events.push_back(KeeperEvent::Barred(client, Err(LegFault::Stale)));
         }
         if let Some(earlier) = self.barring.take() {
@@ -76,7 +74,10 @@ impl Keeper {
             let client = barring.client;
             self.held = barring.token;
             self.barring = None;
-            let bar = out.next_bar();
+            let bar = match mutant::is_active(Mutant::OneBarForAnEpoch) {
+                true => Bar(self.held.epoch.sequence.0 as u32),
+                false => out.next_bar(),
+            };
             self.bar = Some(bar);
             self.events.push_back(KeeperEvent::Barred(client, Ok(bar)));
         }
