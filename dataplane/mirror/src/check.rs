@@ -511,7 +511,8 @@ impl Owner {
             | Escalation::DetachSide { .. }
             | Escalation::JoinSide { .. }
             | Escalation::HandOver { .. }
-            | Escalation::ConfirmOwner { .. } => {}
+            | Escalation::ConfirmOwner { .. }
+            | Escalation::WantOwner { .. } => {}
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) enum Message {
     Forget(LegId),
     /// What became of escalations.
     Answered { shard: u16, outcomes: Vec<(Escalation, EscalationOutcome)> },
+    /// The log does not let this node own a group, which hosts may wait for.
+    MoveRefused(GroupId),
     /// Tell the agent how things stand.
     Report,
     /// A request for a volume whose shard is here.

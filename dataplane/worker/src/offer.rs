@@ -13,7 +13,7 @@ use voute_iscsi as iscsi;
 use voute_mirror::Access;
 use voute_nvme as nvme;
 use voute_schemas::contract::{GroupSpec, HostSpec, NodeFacts, VolumeSpec};
-use voute_schemas::{GroupId, NodeId, VolumeId};
+use voute_schemas::{Epoch, GroupId, NodeId, VolumeId};
 
 /// Controller ids of one node; ranges of two nodes never meet.
 pub(crate) const CONTROLLERS_PER_NODE: u16 = 300;
@@ -55,6 +55,7 @@ pub(crate) struct Offer {
     state: Mutex<State>,
     changed: Condvar,
     routes: Mutex<Arc<Routes>>,
+    published: Mutex<HashMap<GroupId, Access>>,
     generation: AtomicU64,
 }
 
@@ -69,6 +70,7 @@ impl Offer {
             state: Mutex::default(),
             changed: Condvar::new(),
             routes: Mutex::default(),
+            published: Mutex::default(),
             generation: AtomicU64::new(0),
         })
     }
@@ -103,6 +105,20 @@ impl Offer {
         self.change(|state| {
             state.access.insert(group, access);
         });
+    }
+
+    /// The group of a volume, its epoch, and whether it is served here.
+    pub(crate) fn group_of(&self, volume: VolumeId) -> Option<(GroupId, Epoch, Access)> {
+        let state = lock(&self.state);
+        let holds = |group: &&Arc<GroupSpec>| group.volumes.iter().any(|it| it.volume == volume);
+        let group = state.groups.values().find(holds)?;
+        let access = state.access.get(&group.group).copied().unwrap_or(Access::Inaccessible);
+        Some((group.group, group.epoch, access))
+    }
+
+    /// Whether hosts were told that a group is served here.
+    pub(crate) fn published_access(&self, group: GroupId) -> Access {
+        lock(&self.published).get(&group).copied().unwrap_or(Access::Inaccessible)
     }
 
     /// Rises with each publication.
@@ -147,6 +163,7 @@ impl Offer {
                 }
             }
             iscsi.publish(Arc::new(view.iscsi()));
+            *lock(&self.published) = access;
             self.generation.fetch_add(1, Ordering::Release);
             published();
         }

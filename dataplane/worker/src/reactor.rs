@@ -15,6 +15,7 @@
 
 mod channels;
 mod hosts;
+mod moves;
 mod reservations;
 mod sockets;
 
@@ -29,6 +30,7 @@ use crate::offer::{Offer, Routes};
 use crate::ring::{Purpose, Ring};
 use crate::translation::Requests;
 use hosts::HostWork;
+use moves::Moves;
 use reservations::{Place, Reserving, Step};
 use slab::Slab;
 use sockets::Listener;
@@ -40,7 +42,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use voute_device::DeviceQueue;
 use voute_mirror::{Access, Action, DeviceTag, Identity, Mirror};
 use voute_schemas::command::Escalation;
-use voute_schemas::contract::{GroupStatus, LinkStatus};
+use voute_schemas::contract::{EscalationOutcome, GroupStatus, LinkStatus};
 use voute_schemas::{NodeId, VolumeId};
 
 /// Operations out per device and reactor.
@@ -124,6 +126,8 @@ pub(crate) struct Reactor {
     /// reactors.
     shards: Vec<Shard>,
     routes: Arc<Routes>,
+    /// What hosts wait for that want another owner.
+    moves: Moves,
     /// Generations of the offer and of the targets' attention at the last look.
     noticed: (u64, u64),
     /// When the first of the channels without a connection is to be connected.
@@ -182,6 +186,7 @@ impl Reactor {
             reserving: Slab::new(),
             steps: Slab::new(),
             requests: Requests::new(),
+            moves: Moves::default(),
             backlog: VecDeque::new(),
             refused: HashSet::new(),
             has_refused_stranger: false,
@@ -249,6 +254,13 @@ impl Reactor {
             }
             Message::Forget(leg) => self.devices.detach_leg(leg),
             Message::Answered { shard, outcomes } => {
+                for (escalation, outcome) in &outcomes {
+                    if let (Escalation::WantOwner { group, .. }, EscalationOutcome::Refused { .. }) =
+                        (escalation, outcome)
+                    {
+                        self.move_refused(*group);
+                    }
+                }
                 let now = self.clock.now();
                 self.with(shard, |shard| {
                     for (escalation, outcome) in &outcomes {
@@ -256,6 +268,7 @@ impl Reactor {
                     }
                 });
             }
+            Message::MoveRefused(group) => self.forget_move(group),
             Message::Report => self.report(),
             Message::Host(shard, guarded) => self.submit_here(shard, guarded),
             Message::Reserve(shard, volume, job) => self.reserve_here(shard, volume, *job),
@@ -391,6 +404,7 @@ impl Reactor {
             self.tick_connections(false);
             worked = true;
         }
+        worked |= self.follow_moves();
         worked |= self.accept_again(now);
         worked | self.connect_links(now)
     }
@@ -533,7 +547,7 @@ impl Reactor {
     fn next_deadline(&mut self, now: Duration) -> Option<Duration> {
         let shards = self.shards.iter_mut().filter_map(|shard| shard.next_deadline(now));
         let listeners = self.listeners.iter().filter_map(|listener| listener.retry_at);
-        shards.chain(self.connections_due).chain(self.links_due).chain(listeners).min()
+        shards.chain(self.moves.next_deadline()).chain(self.connections_due).chain(self.links_due).chain(listeners).min()
     }
 
     /// Lets go of everything, and waits until the kernel has too: it may still read and write the

@@ -298,6 +298,48 @@ fn both_protocols_see_the_same_blocks() {
     assert!(refused.status.is_path_condition(), "{:?}", refused.status);
 }
 
+/// SET TARGET PORT GROUPS: the ports of this group are to be active and optimized.
+fn activate(session: &mut iscsi::Session, lun: u16, port_group: u16) -> CompletionStatus {
+    let [high, low] = port_group.to_be_bytes();
+    let (mut cdb, list) = ([0; 16], [0, 0, 0, 0, 0, 0, high, low]);
+    (cdb[0], cdb[1], cdb[9]) = (0xa4, 0x0a, 8);
+    session.run(|initiator| initiator.command(lun, cdb, 0, &list)).status
+}
+
+#[test]
+fn a_host_moves_its_volume_to_the_site_that_it_reaches() {
+    let pair = Pair::start(2);
+    let group = pair.control.create_volume(6, VOLUME);
+    drop(pair.path(0, 6, AnaState::Optimized));
+    let (at_b, number) = {
+        let state = pair.control.lock();
+        (state.nodes[1].portals.iscsi, state.nodes[1].number)
+    };
+    let mut session = iscsi::Session::open(at_b);
+    session.run(|initiator| initiator.test_unit_ready(6));
+    let refused = activate(&mut session, 6, 9);
+    assert!(matches!(refused, CompletionStatus::CheckCondition { key: 5, .. }), "no such group");
+
+    assert_eq!(activate(&mut session, 6, number), CompletionStatus::Good);
+    let owner = pair.control.lock().groups[&group].owner;
+    assert_eq!(owner, pair.control.lock().nodes[1].id, "the log says so");
+    // The states of the ports have changed (unit attention 2A/06); then it serves.
+    session.run(|initiator| initiator.test_unit_ready(6));
+    let written = session.run(|initiator| initiator.write(6, 0, &block(5), 512));
+    assert_eq!(written.status, CompletionStatus::Good);
+    assert_eq!(activate(&mut session, 6, number), CompletionStatus::Good, "it is so already");
+
+    // What another moved back meanwhile is not taken from it at once.
+    pair.control.lock().move_owner(group, 0, MoveKind::Planned);
+    drop(pair.path(0, 6, AnaState::Optimized));
+    session.run(|initiator| initiator.test_unit_ready(6));
+    let refused = activate(&mut session, 6, number);
+    assert!(
+        matches!(refused, CompletionStatus::CheckCondition { key: 4, code: 0x670a, .. }),
+        "{refused:?}"
+    );
+}
+
 #[test]
 fn a_planned_move_under_load_loses_no_acknowledged_write() {
     let pair = Pair::start(2);

@@ -446,6 +446,14 @@ impl State {
                 self.verified.push(evidence.clone());
                 committed(self)
             }
+            Escalation::WantOwner { group, epoch } => {
+                if self.groups[group].epoch != *epoch {
+                    return refused("stale-epoch");
+                }
+                let node = self.nodes.iter().position(|node| node.id == from).unwrap();
+                self.move_owner(*group, node, MoveKind::Planned);
+                committed(self)
+            }
             Escalation::HandOver { .. }
             | Escalation::LegReleased { .. }
             | Escalation::BlocksLost { .. } => refused("not-in-this-test"),
