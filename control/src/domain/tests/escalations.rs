@@ -126,6 +126,20 @@ fn an_owner_hands_over_to_the_other_in_sync_side_and_leaves() {
 }
 
 #[test]
+fn a_node_gets_a_group_that_a_host_wants_there_only_in_sync_and_at_the_epoch_that_it_saw() {
+    let want = |epoch| Escalation::WantOwner { group: GROUP, epoch };
+    let mut world = World::with_volume();
+    let epoch = world.epoch();
+    let moved = |from, to| Event::OwnerMoved { group: GROUP, from, to, kind: MoveKind::Planned };
+    assert_eq!(world.asks(NODE_B, want(epoch)), [moved(NODE_A, NODE_B)]);
+    assert_eq!(world.asks(NODE_B, want(epoch)), [], "it is so already");
+    assert_eq!(world.denies(NODE_A, want(epoch)), "stale-epoch", "another's move is not undone");
+    let (epoch, cause) = (world.epoch(), DetachCause::Unreachable);
+    world.asks(NODE_B, Escalation::DetachSide { group: GROUP, epoch, site: SITE_A, cause });
+    assert_eq!(world.denies(NODE_A, want(world.epoch())), "not-in-sync");
+}
+
+#[test]
 fn a_start_is_confirmed_once_and_an_older_one_never_after_it() {
     let mut world = World::with_volume();
     let epoch = world.epoch();

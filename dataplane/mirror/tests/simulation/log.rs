@@ -245,7 +245,8 @@ impl SimulatedLog {
             }
             Escalation::DeviceReady { .. }
             | Escalation::DeviceRefused { .. }
-            | Escalation::LegReleased { .. } => Ok(false),
+            | Escalation::LegReleased { .. }
+            | Escalation::WantOwner { .. } => Ok(false),
         }
     }
 }
