@@ -137,8 +137,8 @@ impl Owner {
             self.send_put(at, keeper, context);
             let put = &self.records.puts[at];
             let is_done = put.own == AtLeg::Done
-                && matches!(put.peer, Some(AtLeg::Done | AtLeg::NotNeeded))
-                || put.own == AtLeg::Done && mutant::is_active(Mutant::RecordsOnOneLeg);
+                && (matches!(put.peer, Some(AtLeg::Done | AtLeg::NotNeeded))
+                    || mutant::is_active(Mutant::RecordsOnOneLeg));
             if !is_done {
                 at += 1;
                 continue;
