@@ -58,6 +58,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "voute",
         ],
     ),
+    (
+        "voute-simulation",
+        &[
+            "voute-schemas",
+            "voute-events",
+            "voute-control",
+            "voute-buffer",
+            "voute-mirror",
+            "voute-worker",
+        ],
+    ),
 ];
 
 /// Crates of which the core must stay free: no I/O, no clock, no runtime.

@@ -178,6 +178,15 @@ impl World {
         }
     }
 
+    /// Its owner serves it.
+    pub(crate) fn is_served(&self, volume: usize) -> bool {
+        let founded = self.founded.volumes[volume];
+        self.group(volume).is_some_and(|group| {
+            let owner = self.nodes.iter().find(|node| node.id == group.owner);
+            owner.is_some_and(|it| it.access.get(&founded.volume) == Some(&Access::Optimized))
+        })
+    }
+
     /// Both sides are there, in sync, and one serves.
     fn is_whole(&self, volume: usize) -> bool {
         let Some(group) = self.group(volume) else { return false };

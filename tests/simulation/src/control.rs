@@ -110,6 +110,13 @@ impl Control {
         self.is_up && self.stopped.is_none() && self.state.cluster().is_some()
     }
 
+    /// Whether a command waits for the log.
+    pub(crate) fn has_orders(&self) -> bool {
+        let under_way = self.appending.iter().flat_map(|appending| &appending.jobs);
+        let jobs = self.jobs.iter().chain(under_way.map(|(job, _)| job));
+        jobs.into_iter().any(|job| matches!(job, Job::Command { .. }))
+    }
+
     /// From here on its watcher moves nothing by itself.
     pub(crate) fn hold_still(&mut self) {
         self.watcher.may_act = false;

@@ -314,8 +314,13 @@ impl World {
             && !self.emptied[1 - node]
             && other.disk.ailment.is_none()
             && other.hung_until.max(other.slow_until) <= self.now
-            && (0..self.founded.volumes.len())
-                .all(|volume| self.group(volume).is_some_and(|group| group.owner == other.id))
+            // No move or removal is on its way into the log.
+            && self.ordered_at + Duration::from_secs(3) < self.now
+            && self.controls.iter().all(|control| !control.has_orders())
+            && self.controls.iter().all(|control| {
+                let groups = self.founded.volumes.iter().map(|it| control.state().group(it.group));
+                groups.into_iter().all(|group| group.is_some_and(|it| it.owner == other.id))
+            })
     }
 
     /// A leg comes back as it was some time ago. Only where it is out by the log, and by its marks
@@ -447,12 +452,17 @@ impl World {
     }
 
     /// Something goes wrong just when a node asked the log for something.
-    pub(crate) fn strike(&mut self, node: usize) {
+    pub(crate) fn strike(&mut self, node: usize, joined: Option<usize>) {
         if self.is_healing || self.now >= self.faults_until {
             return;
         }
         self.hosts.busy_until = self.now + BUSY;
         self.tell(|| format!("a blow while node {node} waits for the log"));
+        if let Some(volume) = joined
+            && self.random.chance(40)
+        {
+            return self.swap_leg(node, volume);
+        }
         match self.random.below(5) {
             0 | 1 => self.isolate(node),
             2 if self.nodes[node].is_up()
@@ -467,6 +477,18 @@ impl World {
             3 => self.fail_control(),
             _ => self.fail_log(),
         }
+    }
+
+    /// What a node asked is stuck on its way, and meanwhile people give the volume another leg there.
+    fn swap_leg(&mut self, node: usize, volume: usize) {
+        self.note_fault("leg swapped under a join");
+        let (here, control) = (Place::Node(node), Place::Control(SERVING));
+        self.network.set_cut(here, control, true);
+        let lasts = self.random.millis(300, 3_000);
+        self.after(lasts, Event::Mend { repair: Repair::OneWay { from: here, to: control } });
+        self.admin(Order::RemoveLeg { volume });
+        let delay = self.random.millis(10, 60);
+        self.after(delay, Event::Admin { order: Order::AddLeg { volume } });
     }
 
     /// While a node is down, its device may be replaced by an older image of it.
@@ -528,8 +550,10 @@ impl World {
                 Command::ResizeVolume { volume: founded.volume, size_bytes }
             }
             Order::RemoveLeg { .. } => {
+                // People look first whether what stays is served.
+                let is_served = self.is_served(volume);
                 let leg = known.legs.iter().find(|leg| leg.node != group.owner);
-                let Some(leg) = leg.map(|leg| leg.leg) else { return };
+                let Some(leg) = leg.map(|leg| leg.leg).filter(|_| is_served) else { return };
                 Command::RemoveLeg { volume: founded.volume, leg }
             }
             Order::AddLeg { .. } => {
@@ -543,6 +567,7 @@ impl World {
                 Command::AddLeg { volume: founded.volume, leg: LegRequest { leg, pool } }
             }
         };
+        self.ordered_at = self.now;
         self.note_fault(command.name());
         self.tell(|| format!("a person asks control {control}: {command:?}"));
         self.ask(control, command, None);

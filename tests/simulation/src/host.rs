@@ -22,7 +22,7 @@ const WRITERS: usize = 3;
 const WORKERS: usize = WRITERS + 3;
 const PUTTER: usize = WORKERS - 1;
 /// How long a host waits for an answer.
-const PATIENCE_MS: (u64, u64) = (800, 5_000);
+const PATIENCE_MS: (u64, u64) = (100, 4_000);
 const REGION_BLOCKS: u64 = REGION / BLOCK;
 /// The most that a volume grows to, blocks.
 pub(crate) const BLOCKS_MAX: u64 = (3 << 20) / BLOCK;
@@ -202,7 +202,7 @@ fn fill(bytes: &mut [u8], word: u64) {
 }
 
 fn record_of(value: u64) -> Vec<u8> {
-    if value == 0 { Vec::new() } else { value.to_le_bytes().repeat(1 + value as usize % 40) }
+    if value == 0 { Vec::new() } else { value.to_le_bytes().repeat(1 + value as usize * 37 % 300) }
 }
 
 impl World {

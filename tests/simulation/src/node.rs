@@ -545,9 +545,16 @@ impl World {
 
     fn escalate(&mut self, node: usize, escalation: Escalation) {
         self.tell(|| format!("node {node} asks {escalation:?}"));
-        if self.random.chance(8) {
+        let chance = if matches!(escalation, Escalation::JoinSide { .. }) { 20 } else { 8 };
+        if self.random.chance(chance) {
             let delay = self.random.micros(1, 6_000);
-            self.after(delay, Event::Strike { node });
+            let joined = match &escalation {
+                Escalation::JoinSide { group, .. } => {
+                    self.founded.volumes.iter().position(|volume| volume.group == *group)
+                }
+                _ => None,
+            };
+            self.after(delay, Event::Strike { node, joined });
         }
         let state = &mut self.nodes[node];
         state.escalations.add(Some(0), escalation);

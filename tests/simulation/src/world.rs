@@ -46,7 +46,7 @@ pub(crate) enum Event {
     HostReply { node: usize, path: u64, worker: usize, attempt: u64, outcome: HostOutcome },
     PathLost { node: usize, path: u64 },
     Fault,
-    Strike { node: usize },
+    Strike { node: usize, joined: Option<usize> },
     Mend { repair: crate::faults::Repair },
     Admin { order: crate::faults::Order },
 }
@@ -100,6 +100,8 @@ pub(crate) struct World {
     pub(crate) images: [Option<Disk>; 2],
     /// Whose content was lost and still counts by the log.
     pub(crate) emptied: [bool; 2],
+    /// When a person last asked for something.
+    pub(crate) ordered_at: Duration,
     pub(crate) tally: Tally,
     pub(crate) violation: Option<String>,
 }
@@ -132,6 +134,7 @@ impl World {
             is_healing: false,
             images: [None, None],
             emptied: [false; 2],
+            ordered_at: Duration::ZERO,
             tally: Tally::default(),
             violation: None,
         }
@@ -269,7 +272,7 @@ impl World {
             }
             Event::PathLost { node, path } => self.path_lost(node, path),
             Event::Fault => self.fault(),
-            Event::Strike { node } => self.strike(node),
+            Event::Strike { node, joined } => self.strike(node, joined),
             Event::Mend { repair } => self.mend(repair),
             Event::Admin { order } => self.admin(order),
         }
