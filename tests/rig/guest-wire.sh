@@ -12,7 +12,7 @@ touch_disk() {
 nvme_session() {
     local disk
     nvme connect-all -t tcp -a 10.77.1.1 -s 4420 "$@"
-    settle
+    settle 120    # a guest under load is slow to make its devices
     wait_for 30 nvme_disk "$NQN"
     disk=$(nvme_disk "$NQN")
     touch_disk "$disk"
@@ -37,7 +37,7 @@ iscsi_session() {
         iscsiadm -m node -T "$IQN" -o update -n "${pair%%=*}" -v "${pair#*=}"
     done
     iscsiadm -m node -T "$IQN" -p 10.77.1.1:3260 --login
-    settle
+    settle 120    # a guest under load is slow to make its devices
     wait_for 30 iscsi_disks
     disk=$(iscsi_disks | head -1)
     touch_disk "$disk"

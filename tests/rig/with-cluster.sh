@@ -5,6 +5,8 @@ RUN=$(mktemp -d "${TMPDIR:-/tmp}/voute-rig.XXXXXX")
 export RUN VOUTE_BIN VOUTE_RIG
 leave() {
     local status=$?
+    # What this script left in the background, such as a capture.
+    jobs -p | xargs -r kill 2>/dev/null || true
     "$here/cluster.sh" down || true
     if [ $status = 0 ] && [ -z "${KEEP:-}" ]; then rm -rf "$RUN"; else say "logs are in $RUN"; fi
 }
