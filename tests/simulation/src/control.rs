@@ -110,6 +110,11 @@ impl Control {
         self.is_up && self.stopped.is_none() && self.state.cluster().is_some()
     }
 
+    /// What it signed last.
+    pub(crate) fn signed(&self) -> (Sequence, Hash) {
+        self.register
+    }
+
     /// Whether a command waits for the log.
     pub(crate) fn has_orders(&self) -> bool {
         let under_way = self.appending.iter().flat_map(|appending| &appending.jobs);

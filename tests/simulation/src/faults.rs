@@ -617,13 +617,14 @@ impl World {
         self.is_healing = true;
         self.network.heal();
         let forgot = self.log.inner().forgot();
+        let signed = self.controls[SERVING].signed();
         {
             let mut log = self.log.inner();
             log.is_up = true;
             log.reached = [true; 2];
             log.lost_acks = 0;
             log.lag = [0; 2];
-            log.recover();
+            log.recover(signed);
         }
         for control in 0..2 {
             if forgot || self.controls[control].stopped.is_some() {

@@ -128,9 +128,14 @@ impl Inner {
     }
 
     /// What sites still hold is put back by people, audited; what was appended since is not of it.
-    pub(crate) fn recover(&mut self) {
+    /// Only a site's signature says which history took effect: one that goes against it stays lost.
+    pub(crate) fn recover(&mut self, (sequence, hash): (Sequence, Hash)) {
         if let Some(commits) = self.forgotten.take() {
-            self.commits = commits;
+            let index = sequence.0.checked_sub(1).map(|index| index as usize);
+            let signed = index.and_then(|index| commits.get(index));
+            if index.is_none() || signed.is_some_and(|commit| commit.position.hash == hash) {
+                self.commits = commits;
+            }
             self.seen = [0; READERS];
         }
     }
