@@ -30,11 +30,11 @@ wrong+=' && !(scsi_sbc.opcode == 0x12 && iscsi.datasegmentlength == 4) && !nvme.
 bad=$(count "$wrong")
 [ "$bad" = 0 ] || { dissect -Y "$wrong" | head -20; fail "$bad frames are malformed or wrong"; }
 dissect -Y 'nvme-tcp || iscsi' -V >"$RUN/dissected"
-# What it has no name for, all of it standard: SPC-4's extended INQUIRY page, designators 5 (target
-# port group) and 8 (SCSI name), REPORT TARGET PORT
+# What it has no name for, all of it standard: SPC-4's pages of extended INQUIRY and third-party copy,
+# designators 5 (target port group) and 8 (SCSI name), REPORT and SET TARGET PORT
 # GROUPS and 04/0B (standby); NVMe 2.0's identify of command sets, discovery subtype 3 and Verify; and
 # the zeros after the ANA log, which nvme-cli reads in pieces of 4 KiB.
-nameless='Page(:| Code:) Unknown \(0x0*86\)|Service Action: Unknown \(0x0a\)|Unknown \(0x040b\)'
+nameless='Page(:| Code:) Unknown \(0x0*8[6f]\)|SBC Opcode: Unknown \(0xa4\)|Command Descriptor: Unknown$|Service Action: Unknown \(0x0a\)|Unknown \(0x040b\)'
 nameless+='|Command Set Selected: Unknown \(0x6\)|\(CNS\): Unknown \(0x0[56]\)|SUBTYPE\): Unknown \(0x03\)'
 nameless+='|Opcode: 0x0c Unknown|Access State: Unknown \(0x0\)|Identifier Type: Unknown \(0x[58]\)'
 unknown=$(grep -E 'Unknown|Unassigned|\[incorrect|Bad CRC|Digest Status: Bad' "$RUN/dissected" | grep -vE "$nameless" | sort | uniq -c || true)
