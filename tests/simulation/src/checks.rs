@@ -170,12 +170,30 @@ impl World {
                 continue;
             }
             let since = *watched.whole_since.get_or_insert(now);
-            if watched.rotated_at != epoch && since + SETTLED_AFTER <= now {
+            if watched.rotated_at != epoch && since + SETTLED_AFTER <= now && self.is_marked(volume)
+            {
+                let watched = &mut self.checks.volumes[volume];
                 watched.rotated_at = epoch;
                 watched.touched_before = std::mem::take(&mut watched.touched);
                 watched.may_copy_all = watched.may_copy_all.filter(|lost| epoch <= *lost);
             }
         }
+    }
+
+    /// Both legs say on their disks that they were equal at the present epoch.
+    fn is_marked(&self, volume: usize) -> bool {
+        let state = self.controls[SERVING].state();
+        let (Some(group), Some(known)) =
+            (self.group(volume), state.volume(self.founded.volumes[volume].volume))
+        else {
+            return false;
+        };
+        known.legs.iter().all(|leg| {
+            let node = self.nodes.iter().find(|node| node.id == leg.node);
+            let area = node.and_then(|node| node.disk.headers(leg.leg));
+            let header = area.and_then(|area| Header::newest(area, leg.leg));
+            header.is_some_and(|header| header.map_since == Some(group.epoch.sequence.0))
+        })
     }
 
     /// Its owner serves it.

@@ -39,7 +39,6 @@ pub(crate) enum AppendResult {
 
 /// Commits that took effect at a control process.
 pub(crate) struct Publication {
-    pub(crate) control: usize,
     pub(crate) before: State,
     pub(crate) after: State,
     pub(crate) commits: Vec<(Sequence, Vec<LogEvent>)>,
@@ -594,7 +593,7 @@ impl World {
             return self.stop_control(control, "it signed another history before".to_owned());
         }
         let after = self.controls[control].state.clone();
-        let publication = Publication { control, before, after, commits };
+        let publication = Publication { before, after, commits };
         self.committed(&publication);
         if control == SERVING {
             let events: Vec<LogEvent> =

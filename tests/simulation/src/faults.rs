@@ -562,7 +562,7 @@ impl World {
                 };
                 let there = self.founded.nodes.iter().position(|node| *node == there.node);
                 let pool = self.founded.pools[1 - there.unwrap_or(0)];
-                let leg = LegId(Uuid::from_u128(1 << 100 | u128::from(self.names) + 1));
+                let leg = LegId(Uuid::from_u128((1 << 100) + u128::from(self.names) + 1));
                 self.names += 1;
                 Command::AddLeg { volume: founded.volume, leg: LegRequest { leg, pool } }
             }

@@ -81,7 +81,6 @@ struct Value {
 }
 
 /// A block with several writers.
-#[derive(Default)]
 pub(crate) struct Shared {
     values: BTreeMap<u64, Value>,
     /// Values that a compare-and-write replaced, and by what.
@@ -91,13 +90,15 @@ pub(crate) struct Shared {
 
 const NEVER: Stamp = Stamp::MAX;
 
-impl Shared {
-    pub(crate) fn new() -> Self {
-        let mut shared = Shared::default();
-        shared.values.insert(0, Value { written_from: 0, shown_by: 0, shown_until: 0 });
-        shared
+impl Default for Shared {
+    /// It holds zeroes, which count as a value of their own.
+    fn default() -> Self {
+        let zero = Value { written_from: 0, shown_by: 0, shown_until: 0 };
+        Shared { values: BTreeMap::from([(0, zero)]), replaced: BTreeMap::new(), next: 0 }
     }
+}
 
+impl Shared {
     /// A value that may be there: what a compare-and-write may hope to find.
     pub(crate) fn latest(&self) -> u64 {
         let shown = self.values.iter().filter(|(_, value)| value.shown_by != NEVER);
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn concurrent_writes_may_be_seen_in_either_order() {
         for (first, second) in [(1, 2), (2, 1)] {
-            let mut block = Shared::new();
+            let mut block = Shared::default();
             assert_eq!((block.begin(10), block.begin(11)), (1, 2));
             block.show(1, 10, 20).unwrap();
             block.show(2, 11, 21).unwrap();
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_value_that_comes_back_is_noticed() {
-        let mut block = Shared::new();
+        let mut block = Shared::default();
         assert_eq!((block.begin(10), block.begin(11)), (1, 2));
         block.show(1, 10, 20).unwrap();
         block.show(2, 11, 21).unwrap();
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_lost_write_is_noticed() {
-        let mut block = Shared::new();
+        let mut block = Shared::default();
         let value = block.begin(10);
         block.show(value, 10, 20).unwrap();
         block.show(0, 30, 31).unwrap();
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_write_without_an_answer_may_come_late_or_never() {
-        let mut block = Shared::new();
+        let mut block = Shared::default();
         let (late, never) = (block.begin(1), block.begin(2));
         block.show(0, 30, 31).unwrap();
         block.show(late, 40, 41).unwrap();

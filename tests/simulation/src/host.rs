@@ -377,7 +377,7 @@ impl World {
             Task::Write { begin, values } => write(*begin, values),
             Task::WriteShared { begin, values } => {
                 for (block, value) in (*begin..).zip(values.iter_mut()) {
-                    *value = disk.shared.entry(block).or_insert_with(Shared::new).begin(stamp);
+                    *value = disk.shared.entry(block).or_default().begin(stamp);
                 }
                 write(*begin, values)
             }
@@ -392,7 +392,7 @@ impl World {
                 data: content(*block, *value, disk),
             },
             Task::SwapShared { block, expected, value } => {
-                *value = disk.shared.entry(*block).or_insert_with(Shared::new).begin(stamp);
+                *value = disk.shared.entry(*block).or_default().begin(stamp);
                 HostOperation::CompareAndWrite {
                     offset: *block * BLOCK,
                     expected: content(*block, *expected, disk),
@@ -569,12 +569,12 @@ impl World {
             Task::Swap { block, value, .. } => disk.own[block as usize].acknowledge(value),
             Task::WriteShared { begin, values } => {
                 for (block, value) in (begin..).zip(values) {
-                    let shared = disk.shared.entry(block).or_insert_with(Shared::new);
+                    let shared = disk.shared.entry(block).or_default();
                     wrong = wrong.or(shared.show(value, attempted, stamp).err());
                 }
             }
             Task::SwapShared { block, expected, value } => {
-                let shared = disk.shared.entry(block).or_insert_with(Shared::new);
+                let shared = disk.shared.entry(block).or_default();
                 let shown = shared
                     .show(expected, attempted, stamp)
                     .and_then(|()| shared.show(value, attempted, stamp))
@@ -744,7 +744,7 @@ fn judge_block(
         return Err(format!("it holds foreign or torn bytes ({first:#x} first)"));
     }
     if Hosts::is_shared(block) {
-        let shared = disk.shared.entry(block).or_insert_with(Shared::new);
+        let shared = disk.shared.entry(block).or_default();
         return shared.show(value, began, ended);
     }
     disk.own[block as usize].check((first != 0).then_some(value), least)

@@ -75,7 +75,8 @@ impl Inner {
         let unknown = || AppendError::Unknown { cause: "no answer".to_owned() };
         let is_reached = self.is_up && self.reached[who];
         // A request may get there although its answer does not come back.
-        if !is_reached && !(self.is_up && self.random.chance(30)) {
+        let gets_there = is_reached || self.is_up && self.random.chance(30);
+        if !gets_there {
             return Err(unknown());
         }
         let stored: Vec<StoredCommit> = commits.iter().map(stored).collect();
