@@ -134,16 +134,19 @@ impl Disk {
         Disk { spaces: self.spaces.clone(), ..Disk::default() }
     }
 
+    /// The marks that the headers of its legs have, by volume.
+    pub(crate) fn marks(&self) -> Vec<(VolumeId, u64)> {
+        let headers = self
+            .spaces
+            .iter()
+            .filter_map(|(leg, space)| Header::newest(&space.metadata[..HEADERS as usize], *leg));
+        headers.flat_map(|it| [(it.volume, it.nonce), (it.volume, it.agreed_nonce)]).collect()
+    }
+
     /// Whether no leg here has a mark in common with a leg there.
     pub(crate) fn is_foreign_to(&self, other: &Disk) -> bool {
-        let marks = |disk: &Disk| -> Vec<(VolumeId, u64)> {
-            let headers = disk.spaces.iter().filter_map(|(leg, space)| {
-                Header::newest(&space.metadata[..HEADERS as usize], *leg)
-            });
-            headers.flat_map(|it| [(it.volume, it.nonce), (it.volume, it.agreed_nonce)]).collect()
-        };
-        let there = marks(other);
-        marks(self).iter().all(|mark| !there.contains(mark))
+        let there = other.marks();
+        self.marks().iter().all(|mark| !there.contains(mark))
     }
 
     pub(crate) fn restore(&mut self, image: Disk) {

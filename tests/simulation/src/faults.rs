@@ -338,10 +338,12 @@ impl World {
                 if is_out
                     && !self.nodes[node].is_up()
                     && !self.founded.is_memory[node]
+                    && !self.nodes[node].kernel_is_busy()
                     && image.is_foreign_to(&self.nodes[1 - node].disk) =>
             {
                 self.note_fault("old image restored");
-                self.tell(|| format!("an old image is restored at node {node}"));
+                let marks = (image.marks(), self.nodes[1 - node].disk.marks());
+                self.tell(|| format!("an old image is restored at node {node}: {marks:?}"));
                 self.nodes[node].disk.restore(image);
                 self.checks.maps_are_lost();
             }

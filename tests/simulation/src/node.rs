@@ -121,7 +121,7 @@ impl Node {
     }
 
     /// Whether requests of an ended process are still in the kernel.
-    fn kernel_is_busy(&self) -> bool {
+    pub(crate) fn kernel_is_busy(&self) -> bool {
         self.flying.values().any(|flying| flying.process != self.process)
     }
 }
@@ -606,6 +606,10 @@ impl World {
             groups,
         };
         let stream = state.stream;
+        for group in status.groups.iter().filter(|group| group.resync.is_some()) {
+            let (id, resync) = (group.group, &group.resync);
+            self.tell(|| format!("node {node} copies {id}: {resync:?}"));
+        }
         self.check_status(node, &status);
         if let Some(stream) = stream {
             self.say_to_control(stream, FromNode::Status(status));
