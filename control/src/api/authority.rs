@@ -56,7 +56,13 @@ pub(super) async fn fail_over_site(
                 left_behind: vec![],
                 left_behind_total: 0,
             },
-            attested: watcher::attested(state, &nodes, id, |_| true),
+            attested: watcher::attested(
+                state,
+                &nodes,
+                id,
+                |node| watcher::speaks(node, &app.times, app.observed.now()),
+                |_| true,
+            ),
         })
     })
     .await

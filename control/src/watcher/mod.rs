@@ -22,7 +22,7 @@ mod tests;
 use crate::api::App;
 use crate::domain::State;
 use crate::domain::state::Group;
-use crate::observed::{Nodes, Observed};
+use crate::observed::{Nodes, Observed, ObservedNode};
 use crate::service::{Context, Done, FailoverCommitted, Service, unix_ms};
 use lease::Lease;
 use loss::{Leaving, Presence, first_sign_of};
@@ -57,6 +57,8 @@ const RECORD_STRANDED_AFTER: Duration = Duration::from_secs(10);
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// A node must be back this long before groups move to it.
 const FAILBACK_AFTER: Duration = Duration::from_secs(5);
+/// A node's word holds for so many heartbeats.
+const SPEAKS_WITHIN: u32 = 4;
 /// How often failbacks and evacuations are looked for; they are not urgent.
 const RARE_INTERVAL: Duration = Duration::from_secs(1);
 /// Most planned moves proposed at one look.
@@ -204,7 +206,9 @@ impl Watcher {
         now: Now,
     ) -> Option<Proposal> {
         let wanted = |group: &Group| leaving.lets(state, group);
-        let mut attested = attested(state, nodes, site, wanted);
+        let (times, since_start) = (&self.times, now.since_start);
+        let speaks = |node: &ObservedNode| speaks(node, times, since_start);
+        let mut attested = attested(state, nodes, site, speaks, wanted);
         let signalled = *leaving == Leaving::Signal;
         attested.retain(|group| can_take_over(state, group, signalled));
         let expected = expected(state, nodes, site, self.silence(), now.since_start, wanted);
@@ -350,19 +354,28 @@ fn owned_at(state: &State, site: SiteId) -> impl Iterator<Item = (GroupId, &Grou
         .flat_map(|(node, _)| state.groups_of_node(node).filter(move |(_, it)| it.owner == node))
 }
 
+/// Whether what a node said of its groups still holds: it was said by a process that lives, and not
+/// long ago. The memory of one that ended vouches for nothing.
+pub(crate) fn speaks(node: &ObservedNode, times: &Times, now: Duration) -> bool {
+    let fresh = Duration::from_millis(times.heartbeat_ms) * SPEAKS_WITHIN;
+    node.connected_since.is_some() && node.is_heard(now, fresh)
+}
+
 /// Groups that a site owns and whose other, in-sync sides say what they can vouch for, at the
-/// group's present epoch.
+/// group's present epoch. `speaks`: whose word still holds.
 pub(crate) fn attested(
     state: &State,
     nodes: &Nodes,
     site: SiteId,
+    speaks: impl Fn(&ObservedNode) -> bool,
     wanted: impl Fn(&Group) -> bool,
 ) -> Vec<AttestedGroup> {
     let attest = |(id, group): (GroupId, &Group)| {
         let promotes = mutant::is_active(Mutant::StaleSidePromoted);
         let mut sides = group.sides.iter();
         let other = sides.find(|side| side.site != site && (side.in_sync || promotes))?;
-        let status = nodes.get(&other.node)?.groups.get(&id)?;
+        let node = nodes.get(&other.node).filter(|node| speaks(node))?;
+        let status = node.groups.get(&id)?;
         let attestation = status.attestation.filter(|_| status.epoch == group.epoch)?;
         Some(AttestedGroup { group: id, epoch: group.epoch, to: other.node, attestation })
     };

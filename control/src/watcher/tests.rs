@@ -286,6 +286,22 @@ fn a_lost_site_fails_over_once_its_other_side_attests() {
     assert!(world.assess().is_empty(), "a site fails over once");
 }
 
+/// Its memory may have gone with it. Found by the simulator of the whole cluster (seed 200662).
+#[test]
+fn a_side_whose_process_ended_or_fell_silent_vouches_for_nothing() {
+    let mut world = World::new(FailoverMode::Automatic);
+    world.lose_first();
+    world.take_only("ReportSiteCondition");
+    let node = world.nodes[1];
+    world.observed.get_mut(&node).unwrap().connected_since = None;
+    assert!(world.assess().is_empty(), "its stream is closed");
+    world.observed.get_mut(&node).unwrap().connected_since = Some(world.now);
+    world.pass(Duration::from_millis(1_100));
+    assert!(world.assess().is_empty(), "it has not spoken for four heartbeats");
+    world.heard(node);
+    assert_eq!(world.assess().len(), 1);
+}
+
 #[test]
 fn an_attestation_of_an_older_epoch_is_worth_nothing() {
     let mut world = World::new(FailoverMode::Automatic);
