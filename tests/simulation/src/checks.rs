@@ -302,6 +302,7 @@ impl World {
 
     pub(crate) fn await_health(&mut self, when: &str) {
         let deadline = self.now + HEALTHY_WITHIN;
+        let mut legs_again = self.now;
         while !self.is_healthy() && self.violation.is_none() {
             if self.now >= deadline {
                 let state = self.describe();
@@ -309,6 +310,13 @@ impl World {
             }
             self.run_for(Duration::from_millis(20));
             self.check_time();
+            // Who took a leg away gives another.
+            if self.is_healing && self.now >= legs_again {
+                legs_again = self.now + Duration::from_secs(3);
+                for volume in 0..self.founded.volumes.len() {
+                    self.admin(crate::faults::Order::AddLeg { volume });
+                }
+            }
         }
     }
 
