@@ -311,6 +311,9 @@ impl World {
     fn others_suffice(&self, node: usize) -> bool {
         let other = &self.nodes[1 - node];
         other.is_up()
+            // The log would move to what is about to be lost if it did not hear who has it too.
+            && other.stream.is_some()
+            && self.controls[SERVING].serves()
             && !self.emptied[1 - node]
             && other.disk.ailment.is_none()
             && other.hung_until.max(other.slow_until) <= self.now
