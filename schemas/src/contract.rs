@@ -199,6 +199,12 @@ pub struct HostSpec {
     /// CHAP secret that the target proves to it, if it asks. Never logged.
     #[serde(default)]
     pub chap_target_secret: Option<String>,
+    /// DH-HMAC-CHAP secret (`DHHC-1:…`) that it must prove over NVMe, resolved. Never logged.
+    #[serde(default)]
+    pub dhchap_secret: Option<String>,
+    /// The one that is proven to it, if it asks. Never logged.
+    #[serde(default)]
+    pub dhchap_controller_secret: Option<String>,
 }
 
 /// A group that this node holds a side of.
@@ -467,6 +473,8 @@ mod tests {
             iqns: vec!["iqn.2026-11.example:a".to_owned()],
             chap_secret: Some("hunter2hunter2".to_owned()),
             chap_target_secret: Some("hunter2hunter3".to_owned()),
+            dhchap_secret: None,
+            dhchap_controller_secret: None,
         };
         let printed = format!("{host:?}");
         assert!(printed.contains("example:a") && !printed.contains("hunter2"), "{printed}");

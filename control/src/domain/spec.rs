@@ -292,7 +292,15 @@ fn host_spec(id: HostId, host: &Host, inputs: &SpecInputs<'_>) -> HostSpec {
         .as_ref()
         .and_then(|name| Name::new(format!("{name}{TARGET_SECRET_SUFFIX}")).ok())
         .and_then(|name| (inputs.chap_secret)(&name));
-    HostSpec { host: id, nqns: identity.nqns.clone(), iqns, chap_secret, chap_target_secret }
+    HostSpec {
+        host: id,
+        nqns: identity.nqns.clone(),
+        iqns,
+        chap_secret,
+        chap_target_secret,
+        dhchap_secret: None,
+        dhchap_controller_secret: None,
+    }
 }
 
 fn group_spec(state: &State, node: NodeId, id: GroupId, group: &Group) -> GroupSpec {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::HostKeys;
+
 /// The well-known discovery subsystem (NVMe Base 2.0 §4.7).
 pub const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
 /// The longest NQN, bytes.
@@ -202,6 +204,9 @@ pub struct Subsystem {
     pub serial: String,
     /// What each admitted host sees, by host NQN.
     pub hosts: BTreeMap<String, Arc<HostView>>,
+    /// Secrets of the hosts that must prove one, by host NQN. Hosts that are not named here are let in
+    /// by their name alone.
+    pub keys: BTreeMap<String, Arc<HostKeys>>,
 }
 
 /// An address that discovery names.
@@ -254,6 +259,11 @@ impl Directory {
     #[must_use]
     pub fn host_view(&self, subsystem: &str, host: &str) -> Option<&Arc<HostView>> {
         self.subsystems.get(subsystem)?.hosts.get(host)
+    }
+
+    /// What a host must prove to a subsystem; `None` if nothing.
+    pub(crate) fn keys(&self, subsystem: &str, host: &str) -> Option<&Arc<HostKeys>> {
+        self.subsystems.get(subsystem)?.keys.get(host)
     }
 
     /// The subsystems that admit a host, ascending by NQN.

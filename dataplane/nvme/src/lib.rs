@@ -17,8 +17,9 @@
 //! the capsule (or by R2T), 10b a reply by C2HData of at most the SGL's length, 11b data in the
 //! capsule and a reply of at most [`SubmissionEntry::reply_length_max`] bytes. Capsules on links may
 //! carry up to [`LINK_TRANSFER_MAX`] bytes, so that a mirrored write costs one round trip. There is
-//! no keep-alive on links and no authentication in this crate.
+//! no keep-alive on links, and this crate does not authenticate them: nodes do, by their first command.
 
+mod authentication;
 mod directory;
 mod entry;
 mod framer;
@@ -29,6 +30,10 @@ mod request;
 mod status;
 mod target;
 
+pub use authentication::{
+    Authentication, AuthenticationFailure, AuthenticationState, Credentials, Group, Hash, HostKeys,
+    Secret, SecretError, Seed,
+};
 pub use directory::{
     ANA_GROUP_MAX, AnaState, DISCOVERY_NQN, Directory, DirectoryError, HostView, NAMESPACE_ID_MAX,
     NAMESPACES_PER_HOST_MAX, NQN_LENGTH_MAX, NamespaceView, PortalEntry, Subsystem,

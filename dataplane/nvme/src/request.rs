@@ -138,6 +138,9 @@ pub enum Operation {
     /// that aborts, when no write of its victims is under way any more. Comes on admin queues too
     /// (feature 83h).
     Reservation(voute_reservation::Request),
+    /// Judge what a host proves: [`crate::Authentication::perform`], off the data path if possible, and
+    /// complete with what it gives. A failure ends the connection.
+    Authenticate(crate::Authentication),
     /// Any I/O command on a link, opcode and fields untouched. Low opcode bits say which way data
     /// goes (see [`crate::Direction`]).
     Vendor {
@@ -169,7 +172,9 @@ impl Operation {
             | Operation::WriteZeroes { .. }
             | Operation::Deallocate { .. }
             | Operation::CompareAndWrite { .. } => Access::Write,
-            Operation::Reservation(_) | Operation::Vendor { .. } => Access::Identity,
+            Operation::Reservation(_) | Operation::Authenticate(_) | Operation::Vendor { .. } => {
+                Access::Identity
+            }
         }
     }
 }
@@ -199,6 +204,8 @@ pub enum Outcome {
     },
     /// Success; the volume's reservations, to a report.
     Reservations(Arc<Reservations>),
+    /// What [`crate::Authentication::perform`] gave.
+    Authenticated(crate::AuthenticationState),
     /// Failure.
     Failed(Status),
 }

@@ -99,6 +99,10 @@ named_statuses! {
     connect_invalid_parameters = COMMAND_SPECIFIC 0x82 true;
     /// 1/84h: the host is not mapped to anything in the subsystem.
     connect_invalid_host = COMMAND_SPECIFIC 0x84 true;
+    /// 1/85h: Disconnect on a queue that is not an I/O queue.
+    invalid_queue_type = COMMAND_SPECIFIC 0x85 true;
+    /// 1/91h: the host must authenticate itself first.
+    authentication_required = COMMAND_SPECIFIC 0x91 true;
     /// 2/80h: a write failed on the medium.
     write_fault = MEDIA 0x80 false;
     /// 2/81h: unrecovered read error.

@@ -16,6 +16,7 @@ pub(crate) mod stream;
 pub(crate) mod trust;
 
 use crate::clock::raw;
+use crate::judge::Judge;
 use crate::link::{Peers, SHARDS, link_nqn};
 use crate::listen;
 use crate::mailbox::{LegPlace, Mailbox, Message};
@@ -358,11 +359,14 @@ impl Agent {
         if number > NUMBER_MAX {
             return Err(invalid(format!("the node's number is {number}, over {NUMBER_MAX}")));
         }
+        let mut nvme_seed = [0; 32];
+        getrandom::fill(&mut nvme_seed).map_err(|error| invalid(error.to_string()))?;
         let lowest = number * offer::CONTROLLERS_PER_NODE;
         let config = voute_nvme::TargetConfig {
             serial: facts.serial.clone(),
             controller_min: lowest.max(1),
             controller_max: lowest + offer::CONTROLLERS_PER_NODE - 1,
+            seed: voute_nvme::Seed(nvme_seed),
             ..voute_nvme::TargetConfig::default()
         };
         let nvme = voute_nvme::Target::new(config).map_err(|error| invalid(error.to_string()))?;
@@ -390,7 +394,9 @@ impl Agent {
         let wake = move || mailboxes.iter().for_each(|mailbox| mailbox.wake());
         nvme.set_waker(Box::new(wake.clone()));
         let offer = self.parts.offer.clone();
-        let setup = Arc::new(Setup { identity, number, nvme, links, iscsi, offer: offer.clone() });
+        let judge = Judge::start(self.parts.mailboxes.clone()).map_err(NodeError::Thread)?;
+        let setup = Setup { identity, number, nvme, links, iscsi, offer: offer.clone(), judge };
+        let setup = Arc::new(setup);
         let of_publisher = setup.clone();
         let publish = move || {
             let _guard = AbortOnPanic;

@@ -19,6 +19,7 @@
 mod agent;
 mod clock;
 mod connection;
+mod judge;
 mod link;
 mod listen;
 mod mailbox;

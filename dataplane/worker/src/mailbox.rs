@@ -1,6 +1,6 @@
 //! How threads hand things to a reactor: a bounded queue and an eventfd that wakes it.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, ConnectionId};
 use crate::link::Peers;
 use crate::reactor::Guarded;
 use crate::reactor::Setup;
@@ -71,6 +71,8 @@ pub(crate) enum Message {
     Reserve(u16, VolumeId, Box<Job>),
     /// The answer to one that was forwarded.
     Reserved(HostTag, Answer),
+    /// What became of a host's proof.
+    Judged(ConnectionId, u64, Box<voute_nvme::Outcome>),
     /// A link whose shard is here.
     Adopt(Box<Connection>),
     /// End.

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub accepted_connections: AtomicU64,
     /// Connections refused because a reactor holds as many as it may.
     pub refused_connections: AtomicU64,
+    /// Hosts that did not prove their secret, or came when too many did.
+    pub refused_authentications: AtomicU64,
     /// Links refused because a node did not prove what it is.
     pub refused_links: AtomicU64,
     /// Escalations dropped because too many waited; their mirrors repeat them.
@@ -39,6 +41,7 @@ impl Default for Metrics {
             forwarded_requests: AtomicU64::new(0),
             accepted_connections: AtomicU64::new(0),
             refused_connections: AtomicU64::new(0),
+            refused_authentications: AtomicU64::new(0),
             refused_links: AtomicU64::new(0),
             dropped_escalations: AtomicU64::new(0),
             refused_specs: AtomicU64::new(0),

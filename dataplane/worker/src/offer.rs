@@ -220,17 +220,19 @@ impl View<'_> {
 
     fn nvme(&self, previous: &nvme::Directory) -> Result<nvme::Directory, nvme::DirectoryError> {
         let nqn = &self.facts.subsystem_nqn;
-        let mut hosts = BTreeMap::new();
+        let (mut hosts, mut keys) = (BTreeMap::new(), BTreeMap::new());
         for (host, mapped) in self.mapped() {
+            let Some(secrets) = host_keys(host) else { continue };
             let namespaces = mapped.iter().map(|mapped| self.namespace(mapped)).collect();
             let view = Arc::new(host_view(namespaces));
             for name in &host.nqns {
                 // A view that did not change keeps its place, so that nobody compares it.
                 let before = previous.host_view(nqn, name).filter(|before| ***before == *view);
                 hosts.insert(name.clone(), before.unwrap_or(&view).clone());
+                keys.extend(secrets.clone().map(|secrets| (name.clone(), secrets)));
             }
         }
-        let subsystem = nvme::Subsystem { serial: self.facts.serial.clone(), hosts };
+        let subsystem = nvme::Subsystem { serial: self.facts.serial.clone(), hosts, keys };
         let portals = self.facts.nodes.iter().map(|node| nvme::PortalEntry {
             id: node.number,
             address: node.portals.nvme.ip(),
@@ -340,6 +342,22 @@ fn host_view(namespaces: Vec<nvme::NamespaceView>) -> nvme::HostView {
     sound.dedup_by_key(|namespace| namespace.nsid);
     sound.truncate(nvme::NAMESPACES_PER_HOST_MAX);
     nvme::HostView::new(sound).unwrap_or_default()
+}
+
+/// What a host must prove over NVMe, `Some(None)` if nothing. `None`: a secret cannot be read, and the
+/// host must not be let in without it.
+fn host_keys(host: &HostSpec) -> Option<Option<Arc<nvme::HostKeys>>> {
+    let read = |text: &Option<String>| text.as_deref().map(str::parse::<nvme::Secret>).transpose();
+    match (read(&host.dhchap_secret), read(&host.dhchap_controller_secret)) {
+        (Ok(None), Ok(_)) => Some(None),
+        (Ok(Some(secret)), Ok(controller)) => {
+            Some(Some(Arc::new(nvme::HostKeys { host: secret, controller })))
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(host = %host.host, %error, "a host is not let in over NVMe: its secret cannot be read");
+            None
+        }
+    }
 }
 
 /// A volume as it is mapped to one host.

@@ -23,6 +23,7 @@ pub(crate) use reservations::Guarded;
 
 use crate::clock::{Clock, LOOK_EVERY_MAX};
 use crate::connection::{Connection, ConnectionId};
+use crate::judge::Judge;
 use crate::link::{Channel, Peers, SHARDS};
 use crate::mailbox::{Inbox, LegPlace, Mailbox, Message};
 use crate::metrics::{Metrics, count};
@@ -66,6 +67,7 @@ pub(crate) struct Setup {
     pub(crate) links: Arc<voute_nvme::Target>,
     pub(crate) iscsi: Arc<voute_iscsi::Target>,
     pub(crate) offer: Arc<Offer>,
+    pub(crate) judge: Judge,
 }
 
 /// What a reactor tells the agent.
@@ -274,6 +276,7 @@ impl Reactor {
             Message::Reserve(shard, volume, job) => self.reserve_here(shard, volume, *job),
             Message::Reserved(asker, answer) => self.reserved(asker, answer),
             Message::HostDone(tag, outcome) => self.host_done(tag, outcome),
+            Message::Judged(connection, tag, outcome) => self.judged(connection, tag, *outcome),
             Message::Adopt(connection) => self.adopt(*connection),
             Message::Stop => self.is_ending = true,
         }

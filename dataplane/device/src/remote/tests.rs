@@ -87,7 +87,8 @@ fn directory(cluster: ClusterId, block_bytes: u32, state: AnaState) -> Directory
     };
     let view = Arc::new(HostView::new(vec![namespace]).unwrap());
     let host = format!("nqn.2014-08.org.nvmexpress:uuid:{cluster}");
-    let subsystem = Subsystem { serial: "1".to_owned(), hosts: BTreeMap::from([(host, view)]) };
+    let hosts = BTreeMap::from([(host, view)]);
+    let subsystem = Subsystem { serial: "1".to_owned(), hosts, keys: BTreeMap::new() };
     Directory::new(BTreeMap::from([(SUBSYSTEM.to_owned(), subsystem)]), Vec::new()).unwrap()
 }
 

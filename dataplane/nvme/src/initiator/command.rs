@@ -255,6 +255,33 @@ impl Command {
         Command { opcode: admin_opcode::FABRICS, nsid, dwords, ..Command::default() }
     }
 
+    /// Authentication Send of a DH-HMAC-CHAP message.
+    pub(crate) fn authentication_send(message: &[u8]) -> Self {
+        let data_out = Payload::Owned(Buffer::copy_of(message));
+        let kind = fabrics_type::AUTHENTICATION_SEND;
+        Command { data_out, ..Self::authentication(kind, message.len() as u32) }
+    }
+
+    /// Authentication Receive of a message of at most `length` bytes.
+    pub(crate) fn authentication_receive(length: u32) -> Self {
+        let data_in_len = length as usize;
+        let kind = fabrics_type::AUTHENTICATION_RECEIVE;
+        Command { data_in_len, ..Self::authentication(kind, length) }
+    }
+
+    fn authentication(kind: u8, length: u32) -> Self {
+        // SPSP0 and SPSP1 are 1, SECP is that of DH-HMAC-CHAP.
+        let dwords = [0xE901_0100, length, 0, 0, 0, 0];
+        Command { opcode: admin_opcode::FABRICS, nsid: kind.into(), dwords, ..Command::default() }
+    }
+
+    /// Disconnect, which ends the I/O queue that it is sent on.
+    #[must_use]
+    pub fn disconnect() -> Self {
+        let nsid = fabrics_type::DISCONNECT.into();
+        Command { opcode: admin_opcode::FABRICS, nsid, ..Command::default() }
+    }
+
     fn ranged(opcode: u8, nsid: u32, lba: u64, blocks: u32, control: u32) -> Self {
         let count = blocks.max(1) - 1;
         let dwords = [lba as u32, (lba >> 32) as u32, count & 0xFFFF | control, 0, 0, 0];

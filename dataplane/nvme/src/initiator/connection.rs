@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! AwaitingInitialize --ICResp--> AwaitingConnect --Connect done--> Live --> Closed
+//!                                      \--asked to prove a secret--> Authenticating --> Live
 //! ```
 
 use std::collections::VecDeque;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use voute_buffer::Buffer;
 
 use super::command::{Command, Payload};
+use crate::authentication::{Client, MESSAGE_LENGTH_MAX, Turn};
 use crate::framer::{DataLimits, Frame, Framer};
 use crate::little_endian::{put, put_text, u16_at, u32_at};
 use crate::pdu::{
@@ -17,8 +19,8 @@ use crate::pdu::{
     write_termination,
 };
 use crate::{
-    CompletionEntry, Digests, FatalError, Fault, LINK_TRANSFER_MAX, PduKind, Status,
-    SubmissionEntry, Tag, admin_opcode, fabrics_type,
+    AuthenticationFailure, CompletionEntry, Credentials, Digests, FatalError, Fault, HostKeys,
+    LINK_TRANSFER_MAX, PduKind, Status, SubmissionEntry, Tag, admin_opcode, fabrics_type,
 };
 
 const CONNECT_DATA_LENGTH: usize = 1024;
@@ -45,6 +47,9 @@ pub struct ConnectionOptions {
     /// Entries of the submission queue, 2 to 1024 (admin queues: from 8); other values are raised or
     /// cut to that. One less commands may be outstanding.
     pub queue_depth: u16,
+    /// What to prove if the target asks, and whether it must prove itself; `None` to be known by name
+    /// alone.
+    pub credentials: Option<Credentials>,
     /// Whether to keep submission queue flow control. Without it reads cost one PDU less.
     pub flow_control: bool,
     /// From the start until Connect must have succeeded.
@@ -65,6 +70,7 @@ impl ConnectionOptions {
             digests: Digests::default(),
             keep_alive: Some(Duration::from_secs(5)),
             queue_depth: 128,
+            credentials: None,
             flow_control: false,
             handshake: Duration::from_secs(10),
             command_timeout: Some(Duration::from_secs(30)),
@@ -105,9 +111,18 @@ pub enum Closed {
         /// Completion dword 0: for invalid parameters, which.
         result: u32,
     },
-    /// The target asks for authentication, which is not supported.
-    #[error("the target requires authentication, which is not supported")]
+    /// The target asks for authentication, and there is no secret.
+    #[error("the target requires authentication, and no secret is known for it")]
     AuthenticationRequired,
+    /// The target was to prove its own secret, but asks for no authentication.
+    #[error("the target does not authenticate, though it was to prove its secret")]
+    AuthenticationNotOffered,
+    /// The target does not believe us.
+    #[error("the target refused the authentication: {0}")]
+    AuthenticationRefused(AuthenticationFailure),
+    /// We do not believe the target.
+    #[error("the target failed to authenticate: {0}")]
+    TargetNotAuthentic(AuthenticationFailure),
     /// The target broke the protocol; it was told so.
     #[error("the target broke the protocol: {0:?}")]
     TargetFault(Fault),
@@ -169,6 +184,7 @@ pub enum InitiatorEvent {
 enum Phase {
     AwaitingInitialize,
     AwaitingConnect,
+    Authenticating,
     Live,
     Closed,
 }
@@ -177,6 +193,8 @@ enum Phase {
 enum Purpose {
     Free,
     Connect,
+    AuthenticationSend,
+    AuthenticationReceive,
     KeepAlive,
     Owner,
 }
@@ -238,6 +256,8 @@ pub struct InitiatorConnection {
     last_heard: Duration,
     keep_alive_sent: Duration,
     keep_alive_outstanding: bool,
+    /// Our side of the authentication, while it goes on.
+    client: Option<Box<Client>>,
     /// The slot that the data PDU being read belongs to.
     sink: Option<u16>,
 }
@@ -301,6 +321,7 @@ impl InitiatorConnection {
             last_heard: now,
             keep_alive_sent: now,
             keep_alive_outstanding: false,
+            client: None,
             sink: None,
             options: ConnectionOptions { queue_depth: depth, ..options },
         }
@@ -404,7 +425,7 @@ impl InitiatorConnection {
         self.now = now;
         match self.phase {
             Phase::Closed => {}
-            Phase::AwaitingInitialize | Phase::AwaitingConnect => {
+            Phase::AwaitingInitialize | Phase::AwaitingConnect | Phase::Authenticating => {
                 if now >= self.handshake_deadline {
                     self.close(Closed::HandshakeTimeout);
                 }
@@ -424,7 +445,9 @@ impl InitiatorConnection {
     pub fn next_deadline(&self) -> Option<Duration> {
         match self.phase {
             Phase::Closed => None,
-            Phase::AwaitingInitialize | Phase::AwaitingConnect => Some(self.handshake_deadline),
+            Phase::AwaitingInitialize | Phase::AwaitingConnect | Phase::Authenticating => {
+                Some(self.handshake_deadline)
+            }
             Phase::Live => {
                 let command = self.deadlines.front().map(|(deadline, _)| *deadline);
                 command.into_iter().chain(self.keep_alive_deadline()).min()
@@ -469,7 +492,9 @@ impl InitiatorConnection {
         let mut entry = command.entry();
         entry.set_command_id(index);
         let length = command.data_out.bytes().len();
-        let in_capsule = length > 0 && (length <= self.capsule_max || purpose == Purpose::Connect);
+        let in_capsule = length > 0
+            && (length <= self.capsule_max
+                || matches!(purpose, Purpose::Connect | Purpose::AuthenticationSend));
         match (length, command.data_in_len) {
             (0, data_in) => entry.point_transport(data_in as u32),
             (length, _) if in_capsule => entry.point_in_capsule(length as u32),
@@ -582,12 +607,15 @@ impl InitiatorConnection {
                 self.close(Closed::Terminated(code));
             }
             (Phase::AwaitingInitialize, PduKind::IcResp) => self.initialized(),
-            (Phase::AwaitingConnect | Phase::Live, PduKind::CapsuleResp) => {
+            (
+                Phase::AwaitingConnect | Phase::Authenticating | Phase::Live,
+                PduKind::CapsuleResp,
+            ) => {
                 let entry = CompletionEntry::from_bytes(&self.framer.header()[8..24]);
                 self.completed(&entry);
             }
-            (Phase::Live, PduKind::C2hData) => self.data_header(),
-            (Phase::Live, PduKind::R2t) => self.ready_to_transfer(),
+            (Phase::Authenticating | Phase::Live, PduKind::C2hData) => self.data_header(),
+            (Phase::Authenticating | Phase::Live, PduKind::R2t) => self.ready_to_transfer(),
             _ => self.fail(Fault::of(FatalError::PduSequence)),
         }
     }
@@ -708,6 +736,9 @@ impl InitiatorConnection {
             Purpose::Free => {}
             Purpose::KeepAlive => self.keep_alive_outstanding = false,
             Purpose::Connect => self.connected(entry),
+            Purpose::AuthenticationSend | Purpose::AuthenticationReceive => {
+                self.authentication_answered(entry, &slot);
+            }
             Purpose::Owner => self.events.push_back(outcome(tag, entry, slot)),
         }
     }
@@ -717,13 +748,68 @@ impl InitiatorConnection {
         if !status.is_success() {
             return self.close(Closed::Refused { status, result });
         }
-        if result >> 16 != 0 {
-            return self.close(Closed::AuthenticationRequired);
-        }
         self.controller = result as u16;
+        match (result >> 16 != 0, &self.options.credentials) {
+            (true, None) => self.close(Closed::AuthenticationRequired),
+            (false, Some(Credentials { keys: HostKeys { controller: Some(_), .. }, .. })) => {
+                self.close(Closed::AuthenticationNotOffered);
+            }
+            (false, _) => self.enter_life(),
+            (true, Some(Credentials { keys, seed })) => {
+                let material = (*seed, self.queue.into());
+                let ConnectionOptions { host_nqn, subsystem_nqn, .. } = &self.options;
+                let client = Client::new(keys.clone(), host_nqn, subsystem_nqn, material);
+                self.client = Some(Box::new(client));
+                self.phase = Phase::Authenticating;
+                self.authenticate(Client::go_on);
+            }
+        }
+    }
+
+    fn enter_life(&mut self) {
+        self.client = None;
         self.phase = Phase::Live;
         self.keep_alive_sent = self.now;
         self.events.push_back(InitiatorEvent::Connected { controller: self.controller });
+    }
+
+    /// Takes a step of the authentication, and does what it asks for.
+    fn authenticate(&mut self, step: impl FnOnce(&mut Client) -> Turn) {
+        let Some(client) = &mut self.client else { return };
+        match step(client) {
+            Turn::Send(message) => {
+                let command = Command::authentication_send(&message);
+                self.send(command, Purpose::AuthenticationSend);
+            }
+            Turn::Receive => {
+                let command = Command::authentication_receive(MESSAGE_LENGTH_MAX as u32);
+                self.send(command, Purpose::AuthenticationReceive);
+            }
+            Turn::Done => self.enter_life(),
+            Turn::Fail { message, failure, is_target } => {
+                if let Some(message) = message {
+                    // Nobody waits for the answer.
+                    let command = Command::authentication_send(&message);
+                    self.send(command, Purpose::AuthenticationSend);
+                }
+                self.close(match is_target {
+                    true => Closed::TargetNotAuthentic(failure),
+                    false => Closed::AuthenticationRefused(failure),
+                });
+            }
+        }
+    }
+
+    fn authentication_answered(&mut self, entry: &CompletionEntry, slot: &Slot) {
+        let (status, result) = (entry.status, entry.dw0);
+        if !status.is_success() || slot.is_damaged {
+            return self.close(Closed::Refused { status, result });
+        }
+        if slot.purpose == Purpose::AuthenticationSend {
+            return self.authenticate(Client::go_on);
+        }
+        let message = slot.data.as_deref().and_then(|data| data.get(..slot.received));
+        self.authenticate(|client| client.take(message.unwrap_or_default()));
     }
 
     // ---- ending -----------------------------------------------------------------------------

@@ -45,6 +45,7 @@ mod property {
     pub(super) const VERSION: u32 = 0x08;
     pub(super) const CONFIGURATION: u32 = 0x14;
     pub(super) const STATUS: u32 = 0x1C;
+    pub(super) const SUBSYSTEM_RESET: u32 = 0x20;
 }
 
 /// Version that the controller conforms to: 2.0.0.
@@ -113,6 +114,7 @@ pub(super) fn demand(entry: &SubmissionEntry) -> Result<Demand, Status> {
         admin_opcode::FABRICS => match entry.fabrics_type() {
             fabrics_type::PROPERTY_GET | fabrics_type::PROPERTY_SET => Ok(Demand::NONE),
             fabrics_type::CONNECT => Err(Status::command_sequence_error()),
+            fabrics_type::DISCONNECT => Err(Status::invalid_queue_type()),
             _ => Err(Status::invalid_opcode()),
         },
         _ if entry.fuse() != Some(crate::Fuse::Normal) => Err(Status::invalid_field()),
@@ -198,6 +200,8 @@ impl TargetConnection {
             (property::VERSION, false) => VERSION.into(),
             (property::CONFIGURATION, false) => admin.configuration.into(),
             (property::STATUS, false) => admin.status.into(),
+            // NSSR reads as zero; CAP says that a subsystem cannot be reset.
+            (property::SUBSYSTEM_RESET, false) => 0,
             _ => return Err(Status::invalid_field()),
         };
         Ok(Answer::Wide(value))
@@ -259,8 +263,15 @@ impl TargetConnection {
             .and_then(|directory| directory.subsystem(&association.subsystem));
         let serial = subsystem
             .map_or(self.target.config().serial.as_str(), |subsystem| subsystem.serial.as_str());
-        let identity =
-            Identity { config: self.target.config(), kind: admin.kind, association, view, serial };
+        let controllers = || self.target.controllers_of(&association.subsystem);
+        let identity = Identity {
+            config: self.target.config(),
+            kind: admin.kind,
+            association,
+            view,
+            serial,
+            controllers: &controllers,
+        };
         identity.answer(entry).map(Answer::Data)
     }
 

@@ -165,6 +165,7 @@ impl TargetConnection {
             &self.target.config().limits,
         );
         self.admin = Some(Box::new(state));
+        self.guard(directory, request.subsystem, request.host);
         self.go_live(Role::Admin);
         Ok(controller)
     }
@@ -201,8 +202,10 @@ impl TargetConnection {
             let association = Association { subsystem, host, host_id: request.host_id, controller };
             Controller::new(Arc::new(association), kind, portal)
         };
-        let controller =
-            self.target.create_controller(make).ok_or(Status::connect_controller_busy())?;
+        let controller = self
+            .target
+            .create_controller(kind, request.host, make)
+            .ok_or(Status::connect_controller_busy())?;
         let id = controller.association().controller;
         let membership = Membership::of_admin(self.target.clone(), controller);
         self.peer = Peer::Host { membership, view };
@@ -234,6 +237,7 @@ impl TargetConnection {
             JoinError::Refused(status) => status.into(),
         })?;
         self.peer = Peer::Host { membership, view };
+        self.guard(directory, request.subsystem, request.host);
         self.go_live(Role::Io);
         Ok(request.controller)
     }

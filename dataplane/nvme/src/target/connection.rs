@@ -7,6 +7,7 @@ use std::time::Duration;
 use voute_buffer::{Buffer, Inset};
 
 use super::admin::AdminState;
+use super::authentication::{self, Gate, is_authentication};
 use super::controller::Membership;
 use super::io::{self, Demand};
 use super::reservation;
@@ -22,7 +23,8 @@ use crate::pdu::{
 };
 use crate::{
     Association, CompletionEntry, FatalError, Fault, Fuse, HostView, LINK_TRANSFER_MAX, Operation,
-    Outcome, PduKind, Request, Scope, Status, SubmissionEntry, Tag, io_opcode,
+    Outcome, PduKind, Request, Scope, Status, SubmissionEntry, Tag, admin_opcode, fabrics_type,
+    io_opcode,
 };
 
 /// Fabrics and admin capsules carry at most this much data, and every host may send that, bytes.
@@ -90,9 +92,11 @@ pub struct TargetConnection {
     capsule: Option<u16>,
     pub(super) peer: Peer,
     pub(super) admin: Option<Box<AdminState>>,
+    /// What the host must pass before it is served.
+    pub(super) gate: Gate,
     generation: u64,
     /// Handshake or termination deadline; `None` in live connections.
-    deadline: Option<Duration>,
+    pub(super) deadline: Option<Duration>,
     /// Bytes of received data that are not surfaced yet.
     queued_bytes: usize,
     /// Bytes that surfaced requests hold or will return.
@@ -130,6 +134,7 @@ impl TargetConnection {
             capsule: None,
             peer: Peer::Unknown,
             admin: None,
+            gate: Gate::Open,
             generation: 0,
             deadline,
             queued_bytes: 0,
@@ -189,9 +194,15 @@ impl TargetConnection {
 
     /// The next thing for the volume layer to do. `None`: nothing for now.
     pub fn next_request(&mut self) -> Option<Request> {
+        // Transfers may have been held back by output that is sent now.
+        self.grant_credit();
         while self.surfaced_bytes + self.unsent_bytes() < self.limits().held_bytes_max {
             let index = self.ready.pop_front()?;
-            if matches!(self.phase, Phase::Live(Role::Admin | Role::Discovery)) {
+            if self.is_guarded() && self.is_authentication_send(index) {
+                if let Some(request) = self.surface_authentication(index) {
+                    return Some(request);
+                }
+            } else if matches!(self.phase, Phase::Live(Role::Admin | Role::Discovery)) {
                 let entry = self.slots.at(index).entry;
                 match self.volume_request(&entry) {
                     None => self.execute_admin(index),
@@ -219,6 +230,8 @@ impl TargetConnection {
         self.count_surfaced(-1);
         if let Some(second) = partner {
             self.complete_pair(index, second, &outcome);
+        } else if self.is_guarded() && self.is_authentication_send(index) {
+            self.complete_authentication(index, outcome);
         } else {
             self.complete_one(index, reply_max, outcome);
         }
@@ -260,9 +273,10 @@ impl TargetConnection {
         match self.phase {
             Phase::Closed => None,
             Phase::Live(_) => self.admin.as_ref().and_then(|admin| admin.deadline()),
-            Phase::AwaitingInitialize | Phase::AwaitingConnect | Phase::Terminating => {
-                self.deadline
-            }
+            Phase::AwaitingInitialize
+            | Phase::AwaitingConnect
+            | Phase::Authenticating(_)
+            | Phase::Terminating => self.deadline,
         }
     }
 
@@ -316,7 +330,7 @@ impl TargetConnection {
         self.sink = Sink::Discard;
         match step(self.phase, kind) {
             Step::Initialize => self.initialize(),
-            Step::Connect | Step::Command => self.capsule_header(),
+            Step::Connect | Step::Authenticate | Step::Command => self.capsule_header(),
             Step::Data => self.data_header(),
             Step::Close => self.close(),
             Step::Ignore => {}
@@ -407,6 +421,10 @@ impl TargetConnection {
     fn plan(&mut self, index: u16, entry: &SubmissionEntry) -> Result<Demand, Status> {
         match self.phase {
             Phase::AwaitingConnect => super::connect::demand(entry),
+            Phase::Authenticating(_) => authentication::demand(entry),
+            Phase::Live(_) if self.is_guarded() && is_authentication(entry) => {
+                authentication::demand(entry)
+            }
             Phase::Live(Role::Admin | Role::Discovery) => super::admin::demand(entry),
             Phase::Live(Role::Link) => io::link_demand(entry),
             Phase::Live(Role::Io) => {
@@ -414,6 +432,9 @@ impl TargetConnection {
                 let Peer::Host { view, .. } = &self.peer else {
                     return Err(Status::internal_error());
                 };
+                if is_disconnect(entry) {
+                    return Ok(Demand::NONE);
+                }
                 let demand = io::demand(view, entry)?;
                 pairing?;
                 match self.slots.at(index).fuse {
@@ -515,17 +536,37 @@ impl TargetConnection {
         if let Some(status) = slot.defect {
             return self.respond(index, status, 0, 0);
         }
+        let entry = slot.entry;
         match self.phase {
             Phase::AwaitingConnect => self.connect(index),
+            Phase::Authenticating(_) | Phase::Live(_)
+                if self.is_guarded() && is_authentication(&entry) =>
+            {
+                self.authentication_arrived(index);
+            }
             Phase::Live(Role::Admin | Role::Discovery) if self.may_answer_now() => {
                 self.execute_admin(index);
             }
+            Phase::Live(Role::Io) if is_disconnect(&entry) => self.disconnect(index),
             Phase::Live(_) => {
                 self.slots.at(index).stage = Stage::Ready;
                 self.ready.push_back(index);
             }
-            Phase::AwaitingInitialize | Phase::Terminating | Phase::Closed => self.release(index),
+            Phase::AwaitingInitialize
+            | Phase::Authenticating(_)
+            | Phase::Terminating
+            | Phase::Closed => self.release(index),
         }
+    }
+
+    /// The host gives the I/O queue up (Base 2.0 §6.4): what is still under way is not answered.
+    fn disconnect(&mut self, index: u16) {
+        let format = u16_at(&self.slots.at(index).entry.0, 40);
+        if format != 0 {
+            return self.respond(index, Status::connect_incompatible_format(), 0, 0);
+        }
+        self.respond(index, Status::success(), 0, 0);
+        self.close();
     }
 
     /// Whether an admin command is answered at once: not while answers that nobody fetched pile up.
@@ -649,9 +690,20 @@ impl TargetConnection {
         let association = membership.controller().association().clone();
         let uuid = view.namespace(nsid)?.uuid;
         let scope = Scope::Host { association, nsid, uuid };
+        Some(self.surfaced(index, scope, operation))
+    }
+
+    /// The request that is made of a command.
+    pub(super) fn surfaced(&mut self, index: u16, scope: Scope, operation: Operation) -> Request {
         self.slots.at(index).stage = Stage::Surfaced;
         self.count_surfaced(1);
-        Some(Request { tag: self.slots.tag(index), scope, operation })
+        Request { tag: self.slots.tag(index), scope, operation }
+    }
+
+    /// On behalf of the connection's host, for none of its namespaces.
+    pub(super) fn scope_without_namespace(&self) -> Option<Scope> {
+        let association = self.association()?.clone();
+        Some(Scope::Host { association, nsid: 0, uuid: [0; 16] })
     }
 
     pub(super) fn queue_ready(&mut self, index: u16) {
@@ -673,6 +725,7 @@ impl TargetConnection {
             Outcome::DataWithResult { data, dw0, dw1 } => {
                 self.respond_exactly(index, data, must_reply, (dw0, dw1));
             }
+            Outcome::Authenticated(_) => self.respond(index, Status::internal_error(), 0, 0),
             Outcome::Done | Outcome::Result { .. } if must_reply => {
                 self.respond(index, Status::internal_error(), 0, 0);
             }
@@ -701,9 +754,10 @@ impl TargetConnection {
                 (*status, Status::failed_fused())
             }
             Outcome::Failed(status) => (*status, *status),
-            Outcome::Data(_) | Outcome::DataWithResult { .. } | Outcome::Reservations(_) => {
-                (Status::internal_error(), Status::internal_error())
-            }
+            Outcome::Data(_)
+            | Outcome::DataWithResult { .. }
+            | Outcome::Authenticated(_)
+            | Outcome::Reservations(_) => (Status::internal_error(), Status::internal_error()),
         };
         self.respond(first, compared, 0, 0);
         self.respond(second, written, 0, 0);
@@ -713,7 +767,8 @@ impl TargetConnection {
 
     /// Answers a command and frees its slot; after the end of the connection only the latter.
     pub(super) fn respond(&mut self, index: u16, status: Status, dw0: u32, dw1: u32) {
-        if matches!(self.phase, Phase::AwaitingConnect | Phase::Live(_)) {
+        if matches!(self.phase, Phase::AwaitingConnect | Phase::Authenticating(_) | Phase::Live(_))
+        {
             self.advance_head();
             self.write_completion(index, status, dw0, dw1);
         }
@@ -730,7 +785,7 @@ impl TargetConnection {
     }
 
     fn respond_with(&mut self, index: u16, reply: Reply<'_>, dw0: u32, dw1: u32) {
-        if let Phase::Live(_) = self.phase {
+        if matches!(self.phase, Phase::Authenticating(_) | Phase::Live(_)) {
             self.advance_head();
             let is_plain = !self.queue.flow_control && dw0 == 0 && dw1 == 0;
             let command_id = self.slots.at(index).entry.command_id();
@@ -798,8 +853,13 @@ impl TargetConnection {
         let data = self.limits().h2c_data_max as usize;
         self.framer.set_limits(DataLimits { capsule, data });
         self.slots.set_limit(usize::from(self.queue.depth));
-        self.phase = Phase::Live(role);
-        self.deadline = None;
+        if self.is_guarded() {
+            self.phase = Phase::Authenticating(role);
+            self.deadline = Some(self.now + self.limits().handshake);
+        } else {
+            self.phase = Phase::Live(role);
+            self.deadline = None;
+        }
     }
 
     /// The peer's view is that of this publication.
@@ -810,7 +870,8 @@ impl TargetConnection {
     /// Answers Connect. Where flow control was given up, the head pointer says so.
     pub(super) fn respond_connected(&mut self, index: u16, controller: u16) {
         self.queue.head = if self.queue.flow_control { 1 } else { u16::MAX };
-        self.write_completion(index, Status::success(), controller.into(), 0);
+        let required = if self.is_guarded() { authentication::TRANSACTION_REQUIRED } else { 0 };
+        self.write_completion(index, Status::success(), u32::from(controller) | required, 0);
         self.queue.head = 1;
         self.release(index);
     }
@@ -855,7 +916,7 @@ impl TargetConnection {
 
     /// Follows the controller's fate and the published directory.
     fn refresh(&mut self) {
-        let Phase::Live(role) = self.phase else { return };
+        let (Phase::Live(role) | Phase::Authenticating(role)) = self.phase else { return };
         let Peer::Host { membership, .. } = &self.peer else { return };
         if !membership.is_current() {
             return self.close();
@@ -915,4 +976,9 @@ impl TargetConnection {
     fn unsent_bytes(&self) -> usize {
         self.output.len() + self.inset_bytes
     }
+}
+
+/// Whether a command ends the I/O queue that it came on.
+fn is_disconnect(entry: &SubmissionEntry) -> bool {
+    entry.opcode() == admin_opcode::FABRICS && entry.fabrics_type() == fabrics_type::DISCONNECT
 }

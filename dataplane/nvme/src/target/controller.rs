@@ -10,7 +10,7 @@ use super::{PortalId, Target, lock};
 use crate::{Association, Status};
 
 /// What a controller is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ControllerKind {
     /// Namespaces of one subsystem.
     Io,
@@ -204,7 +204,7 @@ impl Drop for Membership {
         self.controller.queues.fetch_and(!(1 << self.queue), Ordering::AcqRel);
         let was_last = self.controller.members.fetch_sub(1, Ordering::AcqRel) == 1;
         if was_last && !self.controller.abandoned.load(Ordering::Acquire) {
-            controllers.by_id.remove(&self.controller.association.controller);
+            controllers.forget(&self.controller);
         }
     }
 }

@@ -120,6 +120,31 @@ impl Features {
     }
 }
 
+/// Every feature of a controller with namespaces, and whether it is a namespace's.
+pub(super) fn supported_features() -> impl Iterator<Item = (u8, bool)> {
+    let of_controller = [
+        ARBITRATION,
+        POWER_MANAGEMENT,
+        TEMPERATURE_THRESHOLD,
+        ERROR_RECOVERY,
+        VOLATILE_WRITE_CACHE,
+        NUMBER_OF_QUEUES,
+        INTERRUPT_COALESCING,
+        INTERRUPT_VECTOR,
+        WRITE_ATOMICITY,
+        ASYNC_EVENTS,
+        KEEP_ALIVE_TIMER,
+        HOST_BEHAVIOR,
+        COMMAND_SET_PROFILE,
+        HOST_IDENTIFIER,
+    ];
+    let of_namespace = [RESERVATION_NOTICE_MASK, RESERVATION_PERSISTENCE];
+    of_controller
+        .map(|feature| (feature, false))
+        .into_iter()
+        .chain(of_namespace.map(|feature| (feature, true)))
+}
+
 fn is_plain(feature: u8) -> bool {
     let known = [
         ARBITRATION,

@@ -27,6 +27,8 @@ pub(super) struct Identity<'a> {
     pub(super) association: &'a Association,
     pub(super) view: &'a HostView,
     pub(super) serial: &'a str,
+    /// Identifiers of the subsystem's controllers on this node, ascending.
+    pub(super) controllers: &'a dyn Fn() -> Vec<u16>,
 }
 
 impl Identity<'_> {
@@ -50,6 +52,13 @@ impl Identity<'_> {
             0x05 => self.of_namespace(nsid, |_| vec![0; LENGTH]),
             0x06 => Ok(nvm_controller()),
             0x08 => self.of_namespace(nsid, independent_namespace),
+            // Which host sees a namespace is no other host's business: what is attached to one is told
+            // of the asking controller alone.
+            0x12 => {
+                self.active(nsid)?;
+                Ok(controller_list(entry, &[self.association.controller]))
+            }
+            0x13 => Ok(controller_list(entry, &(self.controllers)())),
             0x1C => Ok(command_sets()),
             _ => Err(Status::invalid_field()),
         }
@@ -125,6 +134,7 @@ impl Identity<'_> {
     fn io_controller(&self, data: &mut [u8]) {
         data[76] = 1 << 0 | 1 << 1 | 1 << 3; // CMIC: many ports, many controllers, ANA
         data[111] = 1; // CNTRLTYPE: I/O
+        data[1804] = 1; // OFCS: Disconnect
         put(data, 266, &343u16.to_le_bytes()); // WCTEMP, kelvin: there is no sensor, the field is mandatory
         put(data, 268, &353u16.to_le_bytes()); // CCTEMP
         data[342] = ANA_TRANSITION_SECONDS_MAX;
@@ -151,6 +161,34 @@ fn nvm_controller() -> Vec<u8> {
     data
 }
 
+/// Up to 2047 identifiers from CDW10's CNTID up, ascending, after their number.
+fn controller_list(entry: &SubmissionEntry, controllers: &[u16]) -> Vec<u8> {
+    let from = (entry.dword(10) >> 16) as u16;
+    let mut data = vec![0; LENGTH];
+    let listed = controllers.iter().filter(|id| **id >= from).take(LENGTH / 2 - 1);
+    let mut count = 0u16;
+    for id in listed {
+        count += 1;
+        put(&mut data, usize::from(count) * 2, &id.to_le_bytes());
+    }
+    put(&mut data, 0, &count.to_le_bytes());
+    data
+}
+
+/// An EUI-64 made of the volume's UUID (FNV-1a), the same on every node, marked as locally
+/// administered and not a group's.
+fn eui64(namespace: &NamespaceView) -> [u8; 8] {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let hash = namespace
+        .uuid
+        .iter()
+        .fold(OFFSET, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME));
+    let mut bytes = hash.to_be_bytes();
+    bytes[0] = bytes[0] & !1 | 2;
+    bytes
+}
+
 fn command_sets() -> Vec<u8> {
     let mut data = vec![0; LENGTH];
     data[0] = 1; // one combination: the NVM command set
@@ -173,6 +211,7 @@ fn namespace(namespace: &NamespaceView) -> Vec<u8> {
     put(&mut data, 92, &namespace.ana_group.to_le_bytes());
     data[99] = namespace.read_only.into();
     put(&mut data, 104, &namespace.nguid);
+    put(&mut data, 120, &eui64(namespace));
     data[130] = namespace.block_size.trailing_zeros() as u8;
     data
 }
@@ -193,6 +232,7 @@ fn descriptors(namespace: &NamespaceView) -> Vec<u8> {
         data.extend_from_slice(&[kind, value.len() as u8, 0, 0]);
         data.extend_from_slice(value);
     };
+    descriptor(1, &eui64(namespace));
     descriptor(2, &namespace.nguid);
     descriptor(3, &namespace.uuid);
     descriptor(4, &[NVM_COMMAND_SET]);

@@ -57,6 +57,10 @@ const DEALLOCATE: u32 = 1 << 25;
 
 /// What data the command moves, or why it is refused.
 pub(super) fn demand(view: &HostView, entry: &SubmissionEntry) -> Result<Demand, Status> {
+    // Where a command has its namespace, these have their type.
+    if entry.opcode() == admin_opcode::FABRICS {
+        return Err(Status::invalid_opcode());
+    }
     let namespace = served_namespace(view, entry)?;
     if reservation::is_reservation(entry.opcode()) {
         return Ok(reservation::demand(entry));

@@ -7,6 +7,7 @@ use super::PortalId;
 use super::admin::AdminState;
 use super::controller::ControllerKind;
 use super::events::ana_groups;
+use super::features::supported_features;
 use crate::little_endian::{put, put_text};
 use crate::{
     DISCOVERY_NQN, Directory, HostView, PortalEntry, Status, SubmissionEntry, admin_opcode,
@@ -21,6 +22,7 @@ const FIRMWARE: u8 = 0x03;
 const CHANGED_NAMESPACES: u8 = 0x04;
 const EFFECTS: u8 = 0x05;
 const ANA: u8 = 0x0C;
+const FEATURES: u8 = 0x12;
 const DISCOVERY: u8 = 0x70;
 pub(super) const RESERVATION: u8 = 0x80;
 
@@ -84,6 +86,7 @@ pub(super) fn page<'a>(
         (ControllerKind::Io, CHANGED_NAMESPACES) => changed_namespaces(admin),
         (ControllerKind::Io, EFFECTS) => effects(request.command_set),
         (ControllerKind::Io, ANA) => ana(admin, view, request.specific & RETURN_GROUPS_ONLY != 0),
+        (ControllerKind::Io, FEATURES) => feature_effects(),
         (ControllerKind::Io, RESERVATION) => admin.notices.page(),
         (ControllerKind::Io | ControllerKind::Discovery, _) => {
             return Err(Status::invalid_log_page());
@@ -102,6 +105,7 @@ fn supported_pages(kind: ControllerKind) -> Vec<u8> {
             CHANGED_NAMESPACES,
             EFFECTS,
             ANA,
+            FEATURES,
             RESERVATION,
         ],
         ControllerKind::Discovery => &[SUPPORTED_PAGES, DISCOVERY],
@@ -168,6 +172,19 @@ fn effects(command_set: u8) -> Vec<u8> {
     reading.into_iter().for_each(|opcode| mark(1024, opcode, SUPPORTED));
     reserving.into_iter().for_each(|opcode| mark(1024, opcode, SUPPORTED));
     writing.into_iter().for_each(|opcode| mark(1024, opcode, SUPPORTED | CHANGES_CONTENT));
+    data
+}
+
+/// Which features there are (FSUPP), and whether each is the controller's or a namespace's.
+fn feature_effects() -> Vec<u8> {
+    const SUPPORTED: u32 = 1;
+    const OF_CONTROLLER: u32 = 1 << 21;
+    const OF_NAMESPACE: u32 = 1 << 20;
+    let mut data = vec![0; 1024];
+    for (feature, is_of_namespace) in supported_features() {
+        let scope = if is_of_namespace { OF_NAMESPACE } else { OF_CONTROLLER };
+        put(&mut data, usize::from(feature) * 4, &(SUPPORTED | scope).to_le_bytes());
+    }
     data
 }
 

@@ -1,6 +1,7 @@
 //! The target: what all connections of a node share.
 
 mod admin;
+mod authentication;
 mod connect;
 mod connection;
 mod controller;
@@ -26,7 +27,7 @@ pub use states::transition_table;
 use crate::directory::is_nqn;
 use voute_reservation::{Effect, Nexus};
 
-use crate::{Association, Directory};
+use crate::{Association, Directory, Seed};
 
 /// Which listener a connection came in by: [`crate::PortalEntry::id`] of this node's portals. An I/O
 /// queue must come by its admin queue's portal.
@@ -37,6 +38,9 @@ pub type PortalId = u16;
 pub struct TargetLimits {
     /// Entries of an I/O submission queue, 2 to 1024 (CAP.MQES + 1).
     pub queue_depth_max: u16,
+    /// Controllers of one host, each kind counted by itself, 1 to 1024. A host has one per portal; what
+    /// it leaves behind without a word lives until its keep-alive runs out.
+    pub controllers_per_host_max: u16,
     /// I/O queues of one controller, 1 to 63.
     pub io_queues_max: u16,
     /// Data in an I/O capsule, bytes, a multiple of 16 from 8192 to 65536.
@@ -62,6 +66,7 @@ impl Default for TargetLimits {
     fn default() -> Self {
         TargetLimits {
             queue_depth_max: 256,
+            controllers_per_host_max: 32,
             io_queues_max: 63,
             in_capsule_max: 16 << 10,
             h2c_data_max: 256 << 10,
@@ -98,6 +103,8 @@ pub struct TargetConfig {
     /// Whether a write without FUA may be answered before it is durable, as an array with a write
     /// cache does (VWC); hosts then use FUA and Flush. A node's target never has one.
     pub has_volatile_cache: bool,
+    /// Where challenges of hosts that must authenticate come from: 32 random bytes, new at each start.
+    pub seed: Seed,
     /// Bounds.
     pub limits: TargetLimits,
 }
@@ -113,6 +120,7 @@ impl Default for TargetConfig {
             controller_offset: 0,
             link_nqn: None,
             has_volatile_cache: false,
+            seed: Seed::default(),
             limits: TargetLimits::default(),
         }
     }
@@ -159,6 +167,13 @@ impl TargetConfig {
             (1..=63).contains(&limits.io_queues_max),
             "1..=63",
         )?;
+        let per_host = limits.controllers_per_host_max;
+        limit(
+            "controllers_per_host_max",
+            per_host.into(),
+            (1..=1024).contains(&per_host),
+            "1..=1024",
+        )?;
         let capsule_is_sound = (8192..=65536).contains(&capsule) && capsule.is_multiple_of(16);
         limit("in_capsule_max", capsule.into(), capsule_is_sound, "8192..=65536 in steps of 16")?;
         let data_is_sound = (4096..=1 << 24).contains(&data) && data.is_multiple_of(4);
@@ -187,6 +202,9 @@ pub struct Target {
     published: Mutex<Published>,
     generation: AtomicU64,
     attention: AtomicU64,
+    /// Authentications begun.
+    authentications: AtomicU64,
+    refused_authentications: AtomicU64,
     controllers: Mutex<Controllers>,
     waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -197,10 +215,39 @@ struct Published {
     generation: u64,
 }
 
+#[derive(Default)]
 struct Controllers {
     by_id: HashMap<u16, Arc<Controller>>,
+    /// Those of the discovery subsystem, whose identifiers are a range of their own: whoever comes may
+    /// have one, and must not take those of hosts with volumes.
+    discovery: HashMap<u16, Arc<Controller>>,
     next: u16,
+    next_discovery: u16,
+    /// How many each host has, of each kind.
+    of_host: HashMap<(ControllerKind, Arc<str>), u16>,
 }
+
+impl Controllers {
+    fn forget(&mut self, controller: &Controller) {
+        let id = controller.association().controller;
+        match controller.kind() {
+            ControllerKind::Io => self.by_id.remove(&id),
+            ControllerKind::Discovery => self.discovery.remove(&id),
+        };
+        let key = (controller.kind(), Arc::from(controller.association().host.as_str()));
+        if let Some(count) = self.of_host.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_host.remove(&key);
+            }
+        }
+    }
+}
+
+/// Discovery controllers of one node at most: one each for as many persistent hosts.
+const DISCOVERY_CONTROLLERS_MAX: usize = 4096;
+/// Their identifiers.
+const DISCOVERY_IDS: (u16, u16) = (1, 0x7FFF);
 
 impl Target {
     /// A target that offers nothing until [`Target::publish`]; until then Connect is answered "busy,
@@ -217,7 +264,13 @@ impl Target {
             published: Mutex::new(Published { directory: None, generation: 0 }),
             generation: AtomicU64::new(0),
             attention: AtomicU64::new(0),
-            controllers: Mutex::new(Controllers { by_id: HashMap::new(), next }),
+            authentications: AtomicU64::new(0),
+            refused_authentications: AtomicU64::new(0),
+            controllers: Mutex::new(Controllers {
+                next,
+                next_discovery: 1,
+                ..Controllers::default()
+            }),
             waker: OnceLock::new(),
         }))
     }
@@ -255,12 +308,9 @@ impl Target {
     /// Fails every controller whose association `chosen` picks: its connections close at their next
     /// tick without a word, which is what a fenced owner owes its hosts. Returns how many.
     pub fn fail_controllers(&self, chosen: impl Fn(&Association) -> bool) -> usize {
-        let failed: Vec<_> = lock(&self.controllers)
-            .by_id
-            .values()
-            .filter(|c| chosen(c.association()))
-            .cloned()
-            .collect();
+        let controllers = lock(&self.controllers);
+        let all = controllers.by_id.values().chain(controllers.discovery.values());
+        let failed: Vec<_> = all.filter(|c| chosen(c.association())).cloned().collect();
         failed.iter().for_each(|controller| controller.kill());
         if !failed.is_empty() {
             self.raise_attention();
@@ -314,23 +364,74 @@ impl Target {
         lock(&self.published).clone()
     }
 
-    /// Registers a controller under a free identifier; `None` when all are taken.
-    fn create_controller(&self, make: impl FnOnce(u16) -> Controller) -> Option<Arc<Controller>> {
-        let (low, high) = (self.config.controller_min, self.config.controller_max);
+    /// A number that no authentication of this target had before.
+    fn next_authentication(&self) -> u64 {
+        self.authentications.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn count_refused_authentication(&self) {
+        self.refused_authentications.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Authentications that failed since the target was made.
+    #[must_use]
+    pub fn refused_authentications(&self) -> u64 {
+        self.refused_authentications.load(Ordering::Relaxed)
+    }
+
+    /// Identifiers of the living controllers of a subsystem, ascending.
+    fn controllers_of(&self, subsystem: &str) -> Vec<u16> {
+        let controllers = lock(&self.controllers);
+        let living = controllers.by_id.values().filter(|controller| controller.is_alive());
+        let named = living.map(|controller| controller.association());
+        let mut ids: Vec<u16> =
+            named.filter(|one| one.subsystem == subsystem).map(|one| one.controller).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Registers a controller of `host` under a free identifier; `None` when all are taken, or the host
+    /// has as many as one may.
+    fn create_controller(
+        &self,
+        kind: ControllerKind,
+        host: &str,
+        make: impl FnOnce(u16) -> Controller,
+    ) -> Option<Arc<Controller>> {
         let mut controllers = lock(&self.controllers);
-        let start = controllers.next;
-        let mut id = start;
-        while controllers.by_id.contains_key(&id) {
-            id = if id == high { low } else { id + 1 };
-            if id == start {
-                return None;
+        let Controllers { by_id, discovery, next, next_discovery, of_host } = &mut *controllers;
+        let key = (kind, Arc::from(host));
+        let has = of_host.get(&key).copied().unwrap_or(0);
+        let ((low, high), known, next) = match kind {
+            ControllerKind::Io => {
+                ((self.config.controller_min, self.config.controller_max), by_id, next)
             }
+            ControllerKind::Discovery => (DISCOVERY_IDS, discovery, next_discovery),
+        };
+        let is_full = kind == ControllerKind::Discovery && known.len() >= DISCOVERY_CONTROLLERS_MAX;
+        if has >= self.config.limits.controllers_per_host_max || is_full {
+            return None;
         }
-        controllers.next = if id == high { low } else { id + 1 };
+        let id = free_id(known, (low, high), *next)?;
+        *next = if id == high { low } else { id + 1 };
         let controller = Arc::new(make(id));
-        controllers.by_id.insert(id, controller.clone());
+        known.insert(id, controller.clone());
+        of_host.insert(key, has + 1);
         Some(controller)
     }
+}
+
+/// The first identifier from `start` on, round the range, that nobody has.
+fn free_id(
+    known: &HashMap<u16, Arc<Controller>>,
+    (low, high): (u16, u16),
+    start: u16,
+) -> Option<u16> {
+    if known.len() > usize::from(high - low) {
+        return None;
+    }
+    let after = (start..=high).chain(low..start);
+    after.into_iter().find(|id| !known.contains_key(id))
 }
 
 /// A panic elsewhere cannot leave these maps half changed, so a poisoned lock is still sound.

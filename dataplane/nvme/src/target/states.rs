@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! AwaitingInitialize --ICReq--> AwaitingConnect --Connect--> Live(admin, discovery, I/O or link)
+//!        |                             |    \                  |  ^
+//!        |                             |     +-> Authenticating(admin or I/O): proven
 //!        |                             |                       |
 //!        +--------- fault: C2HTermReq -+-----------------------+--> Terminating --> Closed
 //!        +--------- H2CTermReq, peer gone, controller dead, time out -----------------^
@@ -28,6 +30,8 @@ pub(super) enum Role {
 pub(super) enum Phase {
     AwaitingInitialize,
     AwaitingConnect,
+    /// Connected; the host must prove its secret before anything else.
+    Authenticating(Role),
     Live(Role),
     /// A termination request is sent; input is discarded until the peer closes or time is up.
     Terminating,
@@ -35,9 +39,11 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Phase; 8] = [
+    const ALL: [Phase; 10] = [
         Phase::AwaitingInitialize,
         Phase::AwaitingConnect,
+        Phase::Authenticating(Role::Admin),
+        Phase::Authenticating(Role::Io),
         Phase::Live(Role::Admin),
         Phase::Live(Role::Discovery),
         Phase::Live(Role::Io),
@@ -54,6 +60,8 @@ pub(super) enum Step {
     Initialize,
     /// A command that must be Connect; others end with Command Sequence Error.
     Connect,
+    /// A command that must be part of the authentication; others end with Authentication Required.
+    Authenticate,
     /// A command for this queue.
     Command,
     /// Data for a transfer that was asked for.
@@ -81,9 +89,12 @@ pub(super) fn step(phase: Phase, kind: PduKind) -> Step {
         ) => Step::Fault(FatalError::InvalidHeaderField),
         (Phase::AwaitingInitialize, PduKind::IcReq) => Step::Initialize,
         (Phase::AwaitingConnect, PduKind::CapsuleCmd) => Step::Connect,
+        (Phase::Authenticating(_), PduKind::CapsuleCmd) => Step::Authenticate,
         (Phase::Live(_), PduKind::CapsuleCmd) => Step::Command,
         // A host may leave Connect's data to an R2T like any other command's.
-        (Phase::AwaitingConnect | Phase::Live(_), PduKind::H2cData) => Step::Data,
+        (Phase::AwaitingConnect | Phase::Authenticating(_) | Phase::Live(_), PduKind::H2cData) => {
+            Step::Data
+        }
         (_, PduKind::IcReq | PduKind::CapsuleCmd | PduKind::H2cData) => {
             Step::Fault(FatalError::PduSequence)
         }
@@ -99,7 +110,12 @@ pub fn transition_table() -> String {
             let action = match step(phase, kind) {
                 Step::Initialize => "answer ICResp, go to AwaitingConnect".to_owned(),
                 Step::Connect => {
-                    "Connect: go to Live; anything else: Command Sequence Error".to_owned()
+                    "Connect: go to Live or Authenticating; anything else: Command Sequence Error"
+                        .to_owned()
+                }
+                Step::Authenticate => {
+                    "AUTH_Send, AUTH_Recv: towards Live; anything else: Authentication Required"
+                        .to_owned()
                 }
                 Step::Command => "execute".to_owned(),
                 Step::Data => "store".to_owned(),

@@ -48,7 +48,8 @@ fn properties_say_what_the_controller_can() {
     }
     for wrong in [
         Command::property_get(0, false),
-        Command::property_get(0x20, false),
+        Command::property_get(0x20, true),
+        Command::property_set(0x20, 0x4E56_4D65),
         Command::property_set(8, 1),
     ] {
         assert_eq!(wire.ask(&mut disk, wrong).status, Status::invalid_field());
@@ -136,7 +137,11 @@ fn identify_describes_namespaces() {
     );
 
     let names = admin.ask(&mut disk, Command::identify(3, 4)).succeeded();
-    let mut expected = vec![2, 16, 0, 0];
+    // EUI-64: FNV-1a of the UUID, locally administered; the same in the other structure.
+    let mut expected = vec![1, 8, 0, 0];
+    expected.extend([226, 22, 216, 129, 20, 215, 212, 165]);
+    assert_eq!(small.data[120..128], expected[4..]);
+    expected.extend([2, 16, 0, 0]);
     expected.extend([0x84; 16]);
     expected.extend([3, 16, 0, 0]);
     expected.extend([4; 16]);
@@ -176,7 +181,7 @@ fn log_pages_have_their_shapes() {
     let admin = &mut controller.admin;
     let supported = admin.ask(&mut disk, Command::log_page(0, 0, 1024)).succeeded();
     let pages: Vec<usize> = (0..256).filter(|page| supported.u32_at(page * 4) != 0).collect();
-    assert_eq!(pages, [0, 1, 2, 3, 4, 5, 0x0C, 0x80]);
+    assert_eq!(pages, [0, 1, 2, 3, 4, 5, 0x0C, 0x12, 0x80]);
     for (page, length) in [(1, 64), (2, 512), (3, 512), (4, 4096), (5, 4096), (0x0C, 4096)] {
         assert_eq!(
             admin.ask(&mut disk, Command::log_page(page, 0, length)).succeeded().data.len(),
@@ -366,6 +371,95 @@ fn an_io_queue_needs_an_enabled_controller() {
         io.closed(),
         Closed::Refused { status: Status::command_sequence_error(), result: 0 }
     );
+}
+
+#[test]
+fn controllers_are_listed_ascending_from_the_one_asked_for() {
+    let (target, mut disk) = (target(), Disk::new());
+    let mut first = enabled_controller(&target, &mut disk, options(SUBSYSTEM));
+    let others = [(); 2].map(|()| enabled_controller(&target, &mut disk, options(SUBSYSTEM)));
+    let mut ask = |structure: u8, from: u16, nsid| {
+        let dwords = [u32::from(structure) | u32::from(from) << 16, 0, 0, 0, 0, 0];
+        let command = Command { dwords, ..Command::identify(structure, nsid) };
+        let answer = first.admin.ask(&mut disk, command);
+        (answer.status, answer.data.chunks(2).take(4).map(|id| id[0]).collect::<Vec<_>>())
+    };
+    let success = Status::success();
+    assert_eq!(ask(0x13, 0, 0), (success, vec![3, 1, 2, 3]));
+    assert_eq!(ask(0x13, 3, 0), (success, vec![1, 3, 0, 0]));
+    assert_eq!(ask(0x13, 4, 0), (success, vec![0, 0, 0, 0]));
+    assert_eq!(ask(0x12, 0, 1), (success, vec![1, 1, 0, 0]), "of a namespace: this one");
+    assert_eq!(ask(0x12, 0, 99).0, Status::invalid_namespace());
+    assert_eq!(others.map(|other| other.id), [2, 3]);
+}
+
+#[test]
+fn features_and_their_scope_are_told() {
+    let (mut disk, mut controller) = admin();
+    let admin = &mut controller.admin;
+    let told = admin.ask(&mut disk, Command::log_page(0x12, 0, 1024)).succeeded();
+    for feature in 0..=255u8 {
+        let command = Command { nsid: 1, ..Command::get_feature(feature) };
+        let answer = match feature {
+            // Only in its long form, and with room for it.
+            0x81 => Status::success(),
+            0x16 => Status::success(),
+            // For the volume, which this disk answers.
+            0x83 => Status::success(),
+            _ => admin.ask(&mut disk, command).status,
+        };
+        let is_told = told.u32_at(usize::from(feature) * 4) & 1 == 1;
+        assert_eq!(is_told, answer.is_success(), "feature {feature:#04x}: {answer}");
+    }
+    assert_eq!(told.u32_at(0x82 * 4), 1 | 1 << 20, "a namespace's");
+    assert_eq!(told.u32_at(0x07 * 4), 1 | 1 << 21, "the controller's");
+}
+
+#[test]
+fn a_host_gives_an_io_queue_up_by_disconnect() {
+    let (target, mut disk) = (target(), Disk::new());
+    let (mut controller, mut io) = host(&target, &mut disk, options(SUBSYSTEM));
+    let identify = controller.admin.ask(&mut disk, Command::identify(1, 0)).succeeded();
+    assert_eq!(identify.data[1804], 1, "OFCS says so");
+    let answer = controller.admin.ask(&mut disk, Command::disconnect());
+    assert_eq!(answer.status, Status::invalid_queue_type());
+    io.ask(&mut disk, Command::disconnect()).succeeded();
+    assert!(io.target.is_closing());
+    drop(io);
+    // The queue's identifier is free again.
+    let again =
+        InitiatorConnection::connect_io(options(SUBSYSTEM), controller.id, 1, 0, Duration::ZERO);
+    let mut again = Wire::new(&target, again, Duration::ZERO);
+    assert_eq!(again.connected(&mut disk), controller.id);
+}
+
+#[test]
+fn one_host_cannot_have_every_controller() {
+    let limits = TargetLimits { controllers_per_host_max: 2, ..TargetLimits::default() };
+    let target = target_with(limits);
+    let mut disk = Disk::new();
+    let busy = |options| {
+        let host = InitiatorConnection::connect_admin(options, Duration::ZERO);
+        let mut wire = Wire::new(&target, host, Duration::ZERO);
+        wire.run(&mut Disk::new());
+        wire.closed() == Closed::Refused { status: Status::connect_controller_busy(), result: 0 }
+    };
+    let stranger = |index: u32, nqn| {
+        let host_nqn = format!("nqn.stranger:{index}");
+        ConnectionOptions { host_nqn, ..options(nqn) }
+    };
+    // Strangers may look for what there is, which takes nothing from hosts with volumes.
+    let lookers: Vec<Controller> = (0..400)
+        .map(|index| enabled_controller(&target, &mut disk, stranger(index, DISCOVERY_NQN)))
+        .collect();
+    let first = enabled_controller(&target, &mut disk, options(SUBSYSTEM));
+    assert_eq!(first.id, 1, "discovery has identifiers of its own");
+    let second = enabled_controller(&target, &mut disk, options(SUBSYSTEM));
+    assert!(busy(options(SUBSYSTEM)), "a third one");
+    drop(second);
+    let _third = enabled_controller(&target, &mut disk, options(SUBSYSTEM));
+    drop(lookers);
+    assert_eq!(target.associations().len(), 2);
 }
 
 #[test]

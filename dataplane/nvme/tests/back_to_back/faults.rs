@@ -286,7 +286,7 @@ fn an_idle_handshake_is_dropped() {
 #[test]
 fn the_transition_table_names_every_state_and_pdu() {
     let table = transition_table();
-    assert_eq!(table.lines().count(), 2 + 8 * 9);
+    assert_eq!(table.lines().count(), 2 + 10 * 9);
     assert!(
         table.contains("| AwaitingInitialize | IcReq | answer ICResp, go to AwaitingConnect |")
     );

@@ -31,8 +31,11 @@ pub(crate) fn namespace(nsid: u32) -> NamespaceView {
 
 pub(crate) fn directory(namespaces: Vec<NamespaceView>) -> Arc<Directory> {
     let view = Arc::new(HostView::new(namespaces).expect("the namespaces are sound"));
-    let subsystem =
-        Subsystem { serial: "VOUTE0001".into(), hosts: BTreeMap::from([(HOST.to_owned(), view)]) };
+    let subsystem = Subsystem {
+        serial: "VOUTE0001".into(),
+        hosts: BTreeMap::from([(HOST.to_owned(), view)]),
+        keys: BTreeMap::new(),
+    };
     let portals = [(PORTAL, "10.0.0.1"), (8, "10.0.1.1")].map(|(id, address)| PortalEntry {
         id,
         address: address.parse().expect("an address"),
@@ -86,6 +89,13 @@ impl Disk {
         from..from + blocks as usize * 512
     }
 
+    pub(crate) fn serve(&mut self, request: Request) -> Outcome {
+        match request.operation {
+            Operation::Authenticate(work) => work.perform(),
+            _ => self.execute(&request),
+        }
+    }
+
     pub(crate) fn execute(&mut self, request: &Request) -> Outcome {
         let described = format!("{:?}", request.operation);
         self.seen.push(described);
@@ -137,6 +147,7 @@ impl Disk {
                 outcome
             }
             Operation::Verify { .. } => Outcome::Done,
+            Operation::Authenticate(_) => panic!("not for a disk"),
             Operation::Vendor { opcode, nsid, dwords, data, reply_len_max } => {
                 let kept = (*reply_len_max as usize).min(data.len().max(8));
                 let mut reply = Buffer::zeroed(kept);
@@ -266,8 +277,8 @@ impl Wire {
         loop {
             let mut moved = self.exchange();
             while let Some(request) = self.target.next_request() {
-                let outcome = disk.execute(&request);
-                self.target.complete(request.tag, outcome);
+                let (tag, outcome) = (request.tag, disk.serve(request));
+                self.target.complete(tag, outcome);
                 moved = true;
             }
             if !moved && self.target.output().is_empty() {

@@ -37,6 +37,8 @@ fn facts() -> NodeFacts {
             iqns: vec![IQN.into()],
             chap_secret: Some("long enough secret".into()),
             chap_target_secret: Some("the target's own".into()),
+            dhchap_secret: None,
+            dhchap_controller_secret: None,
         }],
         subsystem_nqn: "nqn.subsystem".into(),
         target_iqn: "iqn.target".into(),

@@ -2,6 +2,7 @@
 
 use super::{Guarded, Reactor};
 use crate::connection::{ConnectionId, Protocol};
+use crate::judge::Proof;
 use crate::mailbox::Message;
 use crate::metrics::count;
 use crate::offer::{Route, key};
@@ -79,7 +80,17 @@ impl Reactor {
         while let Some(connection) = self.connections.get_mut(place) {
             let id = connection.id;
             let surfaced = match &mut connection.protocol {
-                Protocol::Nvme(connection) => connection.next_request().map(of_nvme),
+                Protocol::Nvme(connection) => match connection.next_request() {
+                    Some(nvme::Request {
+                        tag,
+                        operation: nvme::Operation::Authenticate(work),
+                        ..
+                    }) => {
+                        self.begin_authentication(id, tag.to_bits(), work);
+                        Some(None)
+                    }
+                    request => request.map(of_nvme),
+                },
                 Protocol::Iscsi(connection) => match connection.next_request() {
                     Some(iscsi::Request {
                         tag,
@@ -105,6 +116,32 @@ impl Reactor {
             worked = true;
         }
         worked
+    }
+
+    /// Has a host's proof judged elsewhere.
+    fn begin_authentication(
+        &mut self,
+        connection: ConnectionId,
+        tag: u64,
+        work: nvme::Authentication,
+    ) {
+        let reactor = self.parts.index;
+        let proof = Proof { reactor, connection, tag, work };
+        let takes = self.setup.as_ref().is_some_and(|setup| setup.judge.submit(proof));
+        if !takes {
+            count(&self.parts.metrics.refused_authentications, 1);
+            let busy = nvme::Outcome::Failed(nvme::Status::connect_controller_busy());
+            self.judged(connection, tag, busy);
+        }
+    }
+
+    /// A host's proof has been judged.
+    pub(super) fn judged(&mut self, id: ConnectionId, tag: u64, outcome: nvme::Outcome) {
+        let Some(connection) = self.connection(id) else { return };
+        if let Protocol::Nvme(nvme) = &mut connection.protocol {
+            nvme.complete(nvme::Tag::from_bits(tag), outcome);
+        }
+        self.list(id.place());
     }
 
     fn begin(&mut self, connection: ConnectionId, surfaced: Surfaced) {
@@ -226,7 +263,8 @@ fn of_nvme(request: nvme::Request) -> Option<Surfaced> {
         | nvme::Operation::CompareAndWrite { lba, .. } => (*lba, true),
         nvme::Operation::Deallocate { .. } => (0, true),
         nvme::Operation::Flush | nvme::Operation::Reservation(_) => (0, false),
-        nvme::Operation::Vendor { .. } => return None,
+        // Proofs are not for volumes, and were taken out before.
+        nvme::Operation::Vendor { .. } | nvme::Operation::Authenticate(_) => return None,
     };
     let (tag, volume) = (request.tag.to_bits(), key(uuid));
     let work = match request.operation {
@@ -290,7 +328,10 @@ fn nvme_work(operation: nvme::Operation, block: u32) -> Work {
             Work::Verify { offset: lba * block, length: bytes(blocks) }
         }
         // Links and reservations do not get here, see `of_nvme`.
-        Operation::Flush | Operation::Reservation(_) | Operation::Vendor { .. } => Work::Flush,
+        Operation::Flush
+        | Operation::Reservation(_)
+        | Operation::Authenticate(_)
+        | Operation::Vendor { .. } => Work::Flush,
     }
 }
 

@@ -549,6 +549,8 @@ impl State {
                 iqns: vec![HOST_IQN.into()],
                 chap_secret: None,
                 chap_target_secret: None,
+                dhchap_secret: None,
+                dhchap_controller_secret: None,
             }],
             subsystem_nqn: SUBSYSTEM.into(),
             target_iqn: TARGET.into(),

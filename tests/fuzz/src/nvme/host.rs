@@ -13,7 +13,7 @@ use voute_nvme::{Request, TargetConnection};
 const OUTPUT_MAX: usize = super::target::HELD_MAX + (1 << 20) + (128 << 10);
 
 /// A command whose capsule had a sound header.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Sent {
     pub(crate) opcode: u8,
     pub(crate) lba: u64,
@@ -30,6 +30,17 @@ pub(crate) struct Sent {
     pub(crate) refusal: Option<(u8, u8)>,
     /// What follows if it succeeds.
     pub(crate) then: Then,
+}
+
+impl std::fmt::Debug for Sent {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Sent { opcode, lba, blocks, data, asked, reply_max, .. } = self;
+        let length = data.len();
+        write!(
+            formatter,
+            "opcode {opcode:#x}, {blocks} blocks from {lba}, {asked} of {length} bytes asked for, reply {reply_max}"
+        )
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

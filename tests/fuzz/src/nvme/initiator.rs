@@ -37,6 +37,8 @@ struct World {
     submitted: HashSet<Tag>,
     now: Duration,
     is_closed: bool,
+    /// Stray bytes may have passed for a handshake: what was negotiated is not known any more.
+    has_strayed: bool,
 }
 
 impl World {
@@ -62,6 +64,7 @@ impl World {
             submitted: HashSet::new(),
             now,
             is_closed: false,
+            has_strayed: false,
         }
     }
 
@@ -191,6 +194,9 @@ impl World {
     fn look(&mut self) {
         let output = std::mem::take(self.connection.output());
         assert!(output.len() < 24 << 20, "{} bytes of output", output.len());
+        if self.has_strayed {
+            return self.events();
+        }
         self.reader.feed(&output);
         while let Some(pdu) = self.reader.next() {
             match pdu.kind {
@@ -270,6 +276,8 @@ impl World {
                 }
             }
             _ => {
+                self.look();
+                self.has_strayed = true;
                 let length = input.below(80);
                 let raw = input.take(length).to_vec();
                 match input.below(3) {

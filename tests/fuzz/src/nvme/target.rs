@@ -23,6 +23,7 @@ const PEERS_MAX: usize = 5;
 const PORTAL: u16 = 3;
 /// The limit under test, bytes: low, so that it is met.
 pub(crate) const HELD_MAX: usize = 96 << 10;
+const BEGIN: Duration = Duration::from_secs(100);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 struct World {
@@ -62,7 +63,7 @@ fn directory(namespaces: &[Namespace], hosts: usize) -> Arc<Directory> {
     });
     let view = Arc::new(HostView::new(views.collect()).expect("sound namespaces"));
     let hosts = HOSTS[..hosts].iter().map(|name| ((*name).to_owned(), view.clone())).collect();
-    let subsystem = Subsystem { serial: "1".into(), hosts };
+    let subsystem = Subsystem { serial: "1".into(), hosts, keys: BTreeMap::new() };
     let portals =
         [3, 4].map(|id| PortalEntry { id, address: [10, 0, 0, id as u8].into(), port: 4420 });
     let subsystems = BTreeMap::from([(SUBSYSTEM.to_owned(), subsystem)]);
@@ -91,7 +92,7 @@ impl World {
             peers: Vec::new(),
             namespaces,
             reservations: Arc::default(),
-            now: Duration::from_secs(100),
+            now: BEGIN,
             may_close: false,
             seed: 1,
             piece: input.pick(&[65_536, 16_384, 512, 77, 9, 1]),
@@ -454,7 +455,8 @@ impl World {
     fn tick(&mut self, input: &mut Input<'_>) {
         let step = input.pick(&[1u64, 100, 900, 4000, 6000, 11_000, 121_000]);
         self.now += Duration::from_millis(step);
-        self.may_close |= step >= 900;
+        // Keep-alives and handshakes take their time.
+        self.may_close |= self.now >= BEGIN + Duration::from_secs(4);
         for at in 0..self.peers.len() {
             self.peers[at].connection.tick(self.now);
             self.check(at);
@@ -585,7 +587,10 @@ fn check_request(request: &Request) {
             assert!((1..=65_536).contains(blocks));
         }
         Operation::Deallocate { ranges } => assert!((1..=256).contains(&ranges.len())),
-        Operation::Vendor { .. } | Operation::Flush | Operation::Reservation(_) => {}
+        Operation::Vendor { .. }
+        | Operation::Flush
+        | Operation::Authenticate(_)
+        | Operation::Reservation(_) => {}
     }
 }
 
