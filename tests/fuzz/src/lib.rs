@@ -9,7 +9,9 @@ mod nvme;
 
 pub use input::Input;
 pub use iscsi::{login as iscsi_login, session as iscsi_session};
-pub use nvme::{initiator as nvme_initiator, target as nvme_target};
+pub use nvme::{
+    authentication as nvme_authentication, initiator as nvme_initiator, target as nvme_target,
+};
 
 /// Takes one input; a fault is a panic.
 pub type Target = fn(&[u8]);
@@ -18,6 +20,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("nvme_target", nvme_target),
     ("nvme_initiator", nvme_initiator),
+    ("nvme_authentication", nvme_authentication),
     ("iscsi_session", iscsi_session),
     ("iscsi_login", iscsi_login),
 ];

@@ -81,6 +81,8 @@ pub(crate) struct Peer {
     pub(crate) fatal: Option<u16>,
     pub(crate) controller: u16,
     pub(crate) answered: Vec<Answered>,
+    /// It sent Disconnect on an I/O queue.
+    pub(crate) is_leaving: bool,
 }
 
 impl Peer {
@@ -102,6 +104,7 @@ impl Peer {
             fatal: None,
             controller: 0xFFFF,
             answered: Vec::new(),
+            is_leaving: false,
         }
     }
 

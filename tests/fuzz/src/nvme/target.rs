@@ -24,6 +24,8 @@ const PORTAL: u16 = 3;
 /// The limit under test, bytes: low, so that it is met.
 pub(crate) const HELD_MAX: usize = 96 << 10;
 const BEGIN: Duration = Duration::from_secs(100);
+/// The shortest that a host can ask for.
+const KEEP_ALIVE_MIN: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 struct World {
@@ -209,6 +211,7 @@ impl World {
             ),
             0x7F => {
                 entry[4] = input.pick(&[4, 5, 6, 8, 0xC0]);
+                peer.is_leaving |= entry[4] == 8 && peer.state == State::Io;
                 0
             }
             _ => input.edgy(),
@@ -438,7 +441,7 @@ impl World {
         let peer = &mut self.peers[at];
         if peer.connection.is_closing() && peer.state != State::Over {
             assert!(
-                self.may_close || !peer.is_tracked || peer.fatal.is_some(),
+                self.may_close || !peer.is_tracked || peer.fatal.is_some() || peer.is_leaving,
                 "a sound connection in {:?} was closed",
                 peer.state
             );
@@ -456,7 +459,7 @@ impl World {
         let step = input.pick(&[1u64, 100, 900, 4000, 6000, 11_000, 121_000]);
         self.now += Duration::from_millis(step);
         // Keep-alives and handshakes take their time.
-        self.may_close |= self.now >= BEGIN + Duration::from_secs(4);
+        self.may_close |= self.now >= BEGIN + KEEP_ALIVE_MIN;
         for at in 0..self.peers.len() {
             self.peers[at].connection.tick(self.now);
             self.check(at);
