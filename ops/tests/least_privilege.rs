@@ -153,6 +153,13 @@ fn a_control_process_may_append_and_nobody_may_take_away() {
     }
     let append = answer_to(addresses[0], "voute-audit", "voute.log.VOUTE_LOG", "x");
     assert!(append.contains("Permissions Violation"), "{append}");
+    // What control processes tell each other is theirs alone.
+    for topic in ["signatures", "watch", "secrets"] {
+        let subject = format!("voute.exchange.VOUTE_LOG.{topic}");
+        assert_eq!(answer_to(addresses[0], "voute-control", &subject, "x"), "PONG");
+        let answer = answer_to(addresses[0], "voute-audit", &subject, "x");
+        assert!(answer.contains("Permissions Violation"), "{topic}: {answer}");
+    }
     assert_eq!(
         answer_to(addresses[0], "voute-control", "$JS.API.STREAM.INFO.VOUTE_LOG", ""),
         "PONG"

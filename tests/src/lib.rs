@@ -8,3 +8,4 @@ pub mod floor;
 pub mod load;
 pub mod pace;
 pub mod program;
+pub mod sites;

@@ -49,6 +49,12 @@ impl Children {
         }
     }
 
+    /// The number of a process.
+    #[must_use]
+    pub fn process_of(&self, name: &str) -> Option<u32> {
+        self.lock().iter().find(|(known, _)| known == name).map(|(_, child)| child.id())
+    }
+
     /// Kills all. Each is waited for, so that none outlives this call.
     pub fn kill_all(&self) {
         for (_, mut child) in self.lock().drain(..).rev() {
