@@ -148,6 +148,10 @@ pub enum Command {
         host: HostId,
         identity: HostIdentity,
     },
+    ChangeHostKeys {
+        host: HostId,
+        keys: HostKeys,
+    },
     RemoveHost {
         host: HostId,
     },
@@ -265,6 +269,7 @@ impl Command {
             Command::ScheduleScrub { .. } => "ScheduleScrub",
             Command::AddHost { .. } => "AddHost",
             Command::ChangeHost { .. } => "ChangeHost",
+            Command::ChangeHostKeys { .. } => "ChangeHostKeys",
             Command::RemoveHost { .. } => "RemoveHost",
             Command::MapVolume { .. } => "MapVolume",
             Command::UnmapVolume { .. } => "UnmapVolume",

@@ -370,6 +370,13 @@ pub enum Event {
         /// Whether legs that differ are to be repaired.
         repair: bool,
     },
+    /// A host must prove other secrets over NVMe, or none.
+    HostKeysChanged {
+        /// Which.
+        host: HostId,
+        /// Which secrets.
+        keys: HostKeys,
+    },
 }
 
 /// What a credential may do.
@@ -546,6 +553,16 @@ pub struct HostIdentity {
     pub iqns: Vec<String>,
     /// Name of the secret, in the control plane's secret store, that it must prove by CHAP.
     pub chap_secret: Option<Name>,
+}
+
+/// Names of the secrets, in the control plane's secret store, that a host and the target prove to each
+/// other over NVMe (DH-HMAC-CHAP).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HostKeys {
+    /// What the host must prove on every connection; nothing: it is known by its name alone.
+    pub secret: Option<Name>,
+    /// What the target proves to it, if it asks.
+    pub target_secret: Option<Name>,
 }
 
 /// What a failover was decided on.

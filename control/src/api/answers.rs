@@ -377,6 +377,12 @@ pub struct HostView {
     pub iqns: Vec<String>,
     /// Name of its CHAP secret.
     pub chap_secret: Option<Name>,
+    /// Name of the secret that it must prove over NVMe.
+    #[serde(default)]
+    pub nvme_secret: Option<Name>,
+    /// Name of the secret that the target proves to it over NVMe, if it asks.
+    #[serde(default)]
+    pub nvme_target_secret: Option<Name>,
     /// Volumes that it may use.
     pub mappings: usize,
 }

@@ -241,14 +241,15 @@ pub(super) async fn delete_secret(
 ) -> Result<Json<SecretNames>, Failure> {
     let state = app.service.state();
     let user = state.hosts().find(|(_, host)| {
-        host.identity.chap_secret.as_ref().is_some_and(|secret| secret.as_str() == name)
+        let named = [&host.identity.chap_secret, &host.keys.secret, &host.keys.target_secret];
+        named.into_iter().flatten().any(|secret| secret.as_str() == name)
     });
     if let Some((_, host)) = user {
         return Err(Failure::new(
             StatusCode::CONFLICT,
             "in-use",
-            format!("host {} must prove the secret {name}", host.name),
-            "change the host first (`voute host change`)",
+            format!("the secret {name} is proven by host {} or to it", host.name),
+            "change the host first (`voute host change`, `voute host keys`)",
         ));
     }
     if change.query.plan {

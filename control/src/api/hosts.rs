@@ -8,11 +8,12 @@ use super::requests::*;
 use super::{App, resolve};
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use std::fmt;
 use std::str::FromStr;
 use voute_schemas::Command;
 use voute_schemas::Name;
-use voute_schemas::event::HostIdentity;
+use voute_schemas::event::{HostIdentity, HostKeys};
 use voute_schemas::ids::*;
 
 pub(super) async fn list(
@@ -57,6 +58,37 @@ pub(super) async fn change(
         Ok(Command::ChangeHost { host: resolve::host(state, &host)?, identity })
     })
     .await
+}
+
+pub(super) async fn change_keys(
+    State(app): State<App>,
+    Path(host): Path<Reference>,
+    change: Change<ChangeHostKeys>,
+) -> ChangeAnswer {
+    app.change(change, "ChangeHostKeys", None, |state, body| {
+        let ChangeHostKeys { secret, target_secret } = body;
+        for name in [&secret, &target_secret].into_iter().flatten() {
+            known_key(&app, name)?;
+        }
+        let keys = HostKeys { secret, target_secret };
+        Ok(Command::ChangeHostKeys { host: resolve::host(state, &host)?, keys })
+    })
+    .await
+}
+
+/// A secret that NVMe can use is one of its own textual form.
+fn known_key(app: &App, name: &Name) -> Result<(), Failure> {
+    match app.secrets.get(name.as_str()) {
+        Ok(Some(secret)) if secret.starts_with("DHHC-1:") => Ok(()),
+        Ok(Some(_)) => Err(Failure::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "bad-secret",
+            format!("{name} is no secret for NVMe: those are written DHHC-1:hh:base64:"),
+            "make one with `nvme gen-dhchap-key` and keep it with `voute secret put`",
+        )),
+        Ok(None) => Err(Failure::not_found("secret", name.as_str())),
+        Err(error) => Err(Failure::internal(&error)),
+    }
 }
 
 /// A host that must prove a secret which nobody keeps could never log in.

@@ -297,6 +297,13 @@ fn hosts(routes: Routes) -> Routes {
             "Says how a host is recognised",
             hosts::change,
         )
+        .change::<ChangeHostKeys, Changed, _, _>(
+            Put,
+            "/v1/hosts/{host}/keys",
+            Operator,
+            "Says what a host must prove over NVMe",
+            hosts::change_keys,
+        )
         .change::<(), Changed, _, _>(
             Delete,
             "/v1/hosts/{host}",

@@ -262,6 +262,18 @@ pub struct ChangeHost {
     pub chap_secret: Option<Name>,
 }
 
+/// `PUT /v1/hosts/{host}/keys`: names of secrets (`PUT /v1/secrets/{name}`) of the form `DHHC-1:…`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeHostKeys {
+    /// What the host must prove on each NVMe connection; nothing: it is known by its name alone.
+    #[serde(default)]
+    pub secret: Option<Name>,
+    /// What the target proves to it, if it asks.
+    #[serde(default)]
+    pub target_secret: Option<Name>,
+}
+
 /// `POST /v1/mappings`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

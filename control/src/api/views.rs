@@ -148,6 +148,8 @@ impl Sight<'_> {
             nqns: host.identity.nqns.clone(),
             iqns: host.identity.iqns.clone(),
             chap_secret: host.identity.chap_secret.clone(),
+            nvme_secret: host.keys.secret.clone(),
+            nvme_target_secret: host.keys.target_secret.clone(),
             mappings: self.state.mappings_of_host(id).count(),
         })
     }

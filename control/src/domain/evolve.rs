@@ -5,7 +5,9 @@ use super::extents::FreeExtents;
 use super::index::LegHome;
 use super::state::*;
 use std::sync::Arc;
-use voute_schemas::event::{ConditionSource, DetachCause, Event, MoveKind, SiteCondition};
+use voute_schemas::event::{
+    ConditionSource, DetachCause, Event, HostKeys, MoveKind, SiteCondition,
+};
 use voute_schemas::ids::*;
 use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::place::{ExtentRun, LegPlacement};
@@ -252,7 +254,8 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
             });
         }
         Event::HostAdded { host, name, identity } => {
-            let added = Host { name: name.clone(), identity: identity.clone() };
+            let added =
+                Host { name: name.clone(), identity: identity.clone(), keys: HostKeys::default() };
             add(&mut core.hosts, &mut names.hosts, *host, name, added);
             state.index.add_identities(*host, identity);
         }
@@ -261,6 +264,9 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
             state.index.remove_identities(&it.identity);
             state.index.add_identities(*host, identity);
             Arc::make_mut(it).identity.clone_from(identity);
+        }
+        Event::HostKeysChanged { host, keys } => {
+            change(&mut core.hosts, *host, |host| host.keys.clone_from(keys));
         }
         Event::HostRemoved { host } => {
             if let Some(gone) = core.hosts.remove_cow(host) {
@@ -445,8 +451,8 @@ fn detach_side(
     site: SiteId,
     cause: &DetachCause,
 ) {
-    let content_lost = *cause == DetachCause::ContentLost
-        && !mutant::is_active(Mutant::LostContentForgotten);
+    let content_lost =
+        *cause == DetachCause::ContentLost && !mutant::is_active(Mutant::LostContentForgotten);
     change_authority(state, group, position, |group| {
         set_in_sync(group, |side| side.site == site, false, position);
         if content_lost {

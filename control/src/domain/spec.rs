@@ -124,7 +124,7 @@ pub fn touched(before: &State, after: &State, events: &[Event]) -> Touched {
             | Event::LegInSync { group, .. }
             | Event::OwnerMoved { group, .. }
             | Event::OwnerConfirmed { group, .. } => touched.group(states, *group),
-            Event::HostChanged { host, .. } => {
+            Event::HostChanged { host, .. } | Event::HostKeysChanged { host, .. } => {
                 touched.facts.extend(reached_by(after, *host));
             }
             Event::VolumeMapped { volume, host, .. } | Event::VolumeUnmapped { volume, host } => {
@@ -292,14 +292,21 @@ fn host_spec(id: HostId, host: &Host, inputs: &SpecInputs<'_>) -> HostSpec {
         .as_ref()
         .and_then(|name| Name::new(format!("{name}{TARGET_SECRET_SUFFIX}")).ok())
         .and_then(|name| (inputs.chap_secret)(&name));
+    let resolve = |name: &Option<Name>| name.as_ref().and_then(inputs.chap_secret);
+    let (dhchap_secret, dhchap_controller_secret) =
+        (resolve(&host.keys.secret), resolve(&host.keys.target_secret));
+    // Likewise over NVMe.
+    let key_is_missing = host.keys.secret.is_some() && dhchap_secret.is_none()
+        || host.keys.target_secret.is_some() && dhchap_controller_secret.is_none();
+    let nqns = if key_is_missing { vec![] } else { identity.nqns.clone() };
     HostSpec {
         host: id,
-        nqns: identity.nqns.clone(),
+        nqns,
         iqns,
         chap_secret,
         chap_target_secret,
-        dhchap_secret: None,
-        dhchap_controller_secret: None,
+        dhchap_secret,
+        dhchap_controller_secret,
     }
 }
 

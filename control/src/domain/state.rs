@@ -31,7 +31,7 @@ pub const FAILOVERS_MAX: usize = 1_000;
 /// Most nodes of a cluster: their numbers are 1 to this.
 pub const NODES_MAX: u16 = 200;
 /// Layout of [`State::encode`]. Raised whenever a field of the state changes.
-pub const SNAPSHOT_FORMAT: u32 = 2;
+pub const SNAPSHOT_FORMAT: u32 = 3;
 
 /// The state at one position of the log.
 #[derive(Clone, Debug, Default)]
@@ -306,6 +306,8 @@ pub struct Host {
     pub name: Name,
     /// How it is recognised.
     pub identity: HostIdentity,
+    /// What it must prove over NVMe.
+    pub keys: HostKeys,
 }
 
 /// A volume granted to a host.

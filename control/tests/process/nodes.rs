@@ -527,3 +527,41 @@ async fn a_host_with_a_secret_reaches_the_nodes_with_it_resolved() {
     assert_eq!((&mapping["lun"], &mapping["nsid"]), (&json!(0), &json!(1)));
     assert_eq!(pair.control.delete("/v1/mappings/v1/town").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_host_with_nvme_keys_reaches_the_nodes_with_them_resolved() {
+    const KEY: &str = "DHHC-1:00:ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj/jBqb2:";
+    let pair = Pair::start().await;
+    pair.volume("v1").await;
+    for (name, secret) in [("town", KEY), ("ours", KEY), ("plain", "twelve characters")] {
+        let path = format!("/v1/secrets/{name}");
+        pair.control.send("PUT", &path, &[], Some(json!({"secret": secret}))).await;
+    }
+    let host = json!({"name": "town", "nqns": ["nqn.2026-11.test:town"]});
+    pair.control.create("/v1/hosts", host).await;
+    pair.control.create("/v1/mappings", json!({"volume": "v1", "host": "town"})).await;
+    for (secret, status) in [("plain", 422), ("nobody", 404)] {
+        let keys = json!({ "secret": secret });
+        let answer = pair.control.send("PUT", "/v1/hosts/town/keys", &[], Some(keys)).await;
+        assert_eq!(answer.status, status, "{secret}");
+    }
+    let keys = json!({"secret": "town", "target_secret": "ours"});
+    let answer = pair.control.send("PUT", "/v1/hosts/town/keys", &[], Some(keys)).await;
+    assert_eq!(answer.status, 200);
+    pair.b
+        .until("the keys", |inside| {
+            let hosts = &inside.facts.as_ref()?.hosts;
+            let host = hosts.first()?;
+            let keys = [&host.dhchap_secret, &host.dhchap_controller_secret];
+            keys.iter().all(|key| key.as_deref() == Some(KEY)).then_some(())
+        })
+        .await;
+    let shown = pair.control.get("/v1/hosts/town").await.body;
+    assert_eq!(
+        (&shown["nvme_secret"], &shown["nvme_target_secret"]),
+        (&json!("town"), &json!("ours"))
+    );
+    for name in ["town", "ours"] {
+        assert_eq!(pair.control.delete(&format!("/v1/secrets/{name}")).await.status, 409);
+    }
+}

@@ -425,6 +425,23 @@ Examples:
         #[command(flatten)]
         identity: IdentityArguments,
     },
+    /// Say what a host must prove over NVMe (DH-HMAC-CHAP), or that it need not
+    #[command(after_help = "\
+Examples:
+  nvme gen-dhchap-key -m 1 -n nqn.2014-08.org.nvmexpress:uuid:36f2e0a0-6f57-4d5b-8a54-2f0f2c1f0001 > app1.key
+  voute secret put app1 --from-file app1.key
+  voute host keys app1 --secret app1
+  voute host keys app1        # from now on nothing")]
+    Keys {
+        /// Name or id.
+        host: String,
+        /// Name of the secret (`DHHC-1:…`, see `voute secret put`) that the host must prove on each connection.
+        #[arg(long, value_name = "NAME")]
+        secret: Option<Name>,
+        /// Name of the secret that is proven to the host, if it asks.
+        #[arg(long, value_name = "NAME", requires = "secret")]
+        target_secret: Option<Name>,
+    },
     /// List hosts
     List,
     /// Show a host

@@ -14,8 +14,8 @@ use crate::print::time::show_time;
 use anyhow::{Context, ensure};
 use voute_control::api::answers::{HostView, MappingView, ScrubView, VolumeHealth, VolumeView};
 use voute_control::api::requests::{
-    AddLeg, ChangeHost, CreateHost, CreateMapping, CreateVolume, MoveGroup, ResizeVolume,
-    ScheduleScrub, VerifyVolume,
+    AddLeg, ChangeHost, ChangeHostKeys, CreateHost, CreateMapping, CreateVolume, MoveGroup,
+    ResizeVolume, ScheduleScrub, VerifyVolume,
 };
 use voute_schemas::contract::GroupRole;
 
@@ -216,6 +216,12 @@ impl Session<'_> {
                 };
                 let changed = self.client.put(&item("hosts", &host), &body)?;
                 self.report(&changed, &format!("host {host} changed"))?;
+            }
+            HostVerb::Keys { host, secret, target_secret } => {
+                let body = ChangeHostKeys { secret, target_secret };
+                let path = format!("{}/keys", item("hosts", &host));
+                let changed = self.client.put(&path, &body)?;
+                self.report(&changed, &format!("keys of host {host} changed"))?;
             }
             HostVerb::List => self.print_list::<HostView>("/v1/hosts")?,
             HostVerb::Show { host } => self.print_one::<HostView>(&item("hosts", &host))?,

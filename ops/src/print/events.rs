@@ -106,6 +106,13 @@ pub fn event_words(event: &Event, names: &Names) -> String {
         Event::HostChanged { host, identity } => {
             format!("host {} is now {}", of(host), identity_words(identity))
         }
+        Event::HostKeysChanged { host, keys } => match (&keys.secret, &keys.target_secret) {
+            (None, _) => format!("host {} proves nothing over NVMe", of(host)),
+            (Some(secret), None) => format!("host {} must prove {secret} over NVMe", of(host)),
+            (Some(secret), Some(ours)) => {
+                format!("host {} must prove {secret} over NVMe, and is proven {ours}", of(host))
+            }
+        },
         Event::HostRemoved { host } => format!("host {} removed", of(host)),
         Event::VolumeMapped { volume, host, lun, .. } => {
             format!("{} granted to {} as LUN {lun}", of(volume), of(host))

@@ -173,12 +173,14 @@ impl Row for MappingView {
 }
 
 impl Row for HostView {
-    const HEADINGS: &'static [&'static str] = &["name", "volumes", "chap", "names", "id"];
+    const HEADINGS: &'static [&'static str] =
+        &["name", "volumes", "chap", "nvme secret", "names", "id"];
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.to_string(),
             self.mappings.to_string(),
             self.chap_secret.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            self.nvme_secret.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             self.nqns.iter().chain(&self.iqns).cloned().collect::<Vec<_>>().join(" "),
             self.host.to_string(),
         ]

@@ -30,7 +30,7 @@ variants!(EVENT_VARIANTS, variant_of, Event:
     LegReleased LegDetached LegInSync OwnerMoved OwnerConfirmed HostAdded HostChanged HostRemoved
     VolumeMapped VolumeUnmapped FailoverDecided FailoverMeasured
     LogSitesChanged LogSiteReseeded
-    VerifyRequested VolumeVerified BlocksLost ScrubScheduled);
+    VerifyRequested VolumeVerified BlocksLost ScrubScheduled HostKeysChanged);
 variants!(ROLES, role, Role: Viewer Auditor Operator Administrator);
 variants!(SITE_KINDS, site_kind, SiteKind: Data Witness);
 variants!(SITE_CONDITIONS, site_condition, SiteCondition:
@@ -307,6 +307,14 @@ pub(crate) fn event_samples() -> Vec<Event> {
             ],
         },
         Event::LogSiteReseeded { name: "site-b".into(), size: 4_711, root: hash(12) },
+        Event::HostKeysChanged {
+            host: HostId(id(1_000)),
+            keys: HostKeys {
+                secret: Some(name("esx-1-nvme")),
+                target_secret: Some(name("esx-1-nvme-target")),
+            },
+        },
+        Event::HostKeysChanged { host: HostId(id(1_000)), keys: HostKeys::default() },
         Event::VerifyRequested {
             volume: VolumeId(id(600)),
             repair: true,

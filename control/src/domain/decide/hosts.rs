@@ -2,7 +2,7 @@
 
 use super::*;
 use voute_schemas::Name;
-use voute_schemas::event::HostIdentity;
+use voute_schemas::event::{HostIdentity, HostKeys};
 
 /// Most names of one host, of each kind.
 const NAMES_MAX: usize = 64;
@@ -33,11 +33,39 @@ pub(super) fn change(
 ) -> Result<Vec<Event>, Refusal> {
     let host = known_host(state, id)?;
     identity_must_be_valid(state, id, identity)?;
+    if identity.nqns.is_empty() && host.keys.secret.is_some() {
+        let rule = "the host proves secrets over NVMe, for which it needs an NQN".to_owned();
+        return Err(Refusal::Invalid { field: "the host's identity", rule });
+    }
     if host.identity == *identity {
         let what = format!("host {} is recognised so already", host.name);
         return Err(Refusal::Unchanged { what });
     }
     Ok(vec![Event::HostChanged { host: id, identity: identity.clone() }])
+}
+
+/// What a host must prove over NVMe.
+pub(super) fn change_keys(
+    state: &State,
+    id: HostId,
+    keys: &HostKeys,
+) -> Result<Vec<Event>, Refusal> {
+    let host = known_host(state, id)?;
+    let invalid = |rule: &str| Refusal::Invalid { field: "the host's keys", rule: rule.to_owned() };
+    if keys.secret.is_some() && host.identity.nqns.is_empty() {
+        return Err(invalid("they are for NVMe, and the host has no NQN"));
+    }
+    if keys.target_secret.is_some() && keys.secret.is_none() {
+        return Err(invalid("the target proves itself only to a host that proves itself"));
+    }
+    if keys.secret.is_some() && keys.secret == keys.target_secret {
+        return Err(invalid("host and target need secrets of their own"));
+    }
+    if host.keys == *keys {
+        let what = format!("host {} has these keys already", host.name);
+        return Err(Refusal::Unchanged { what });
+    }
+    Ok(vec![Event::HostKeysChanged { host: id, keys: keys.clone() }])
 }
 
 pub(super) fn remove(state: &State, id: HostId) -> Result<Vec<Event>, Refusal> {

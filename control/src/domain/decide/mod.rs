@@ -94,6 +94,7 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Refusal> {
         }
         Command::AddHost { host, name, identity } => hosts::add(state, *host, name, identity),
         Command::ChangeHost { host, identity } => hosts::change(state, *host, identity),
+        Command::ChangeHostKeys { host, keys } => hosts::change_keys(state, *host, keys),
         Command::RemoveHost { host } => hosts::remove(state, *host),
         Command::MapVolume { volume, host, lun, read_only } => {
             hosts::map_volume(state, *volume, *host, *lun, *read_only)

@@ -1,6 +1,6 @@
 use super::world::*;
 use voute_schemas::command::Command;
-use voute_schemas::event::{Event, HostIdentity};
+use voute_schemas::event::{Event, HostIdentity, HostKeys};
 use voute_schemas::ids::*;
 
 const NQN: &str = "nqn.2014-08.org.nvmexpress:uuid:1";
@@ -117,4 +117,24 @@ fn a_host_with_mappings_stays() {
     world.must(Command::RemoveHost { host: HOST });
     assert_eq!(world.state.host_of_identity(NQN), None);
     assert_eq!(world.refuses(Command::RemoveHost { host: HOST }).0, "unknown-id");
+}
+
+#[test]
+fn keys_are_for_nvme_and_each_side_has_its_own() {
+    let mut world = World::with_host();
+    let keys = |secret: Option<&str>, target_secret: Option<&str>| Command::ChangeHostKeys {
+        host: HOST,
+        keys: HostKeys { secret: secret.map(name), target_secret: target_secret.map(name) },
+    };
+    assert_eq!(world.refuses(keys(None, None)).0, "unchanged");
+    assert_eq!(world.refuses(keys(None, Some("ours"))).0, "invalid");
+    assert_eq!(world.refuses(keys(Some("one"), Some("one"))).0, "invalid");
+    world.must(keys(Some("theirs"), Some("ours")));
+    assert_eq!(world.refuses(keys(Some("theirs"), Some("ours"))).0, "unchanged");
+    let by_iscsi =
+        |nqns| Command::ChangeHost { host: HOST, identity: names(nqns, &["iqn.h"], None) };
+    assert_eq!(world.refuses(by_iscsi(&[])).0, "invalid", "the keys would be for nothing");
+    world.must(keys(None, None));
+    world.must(by_iscsi(&[]));
+    assert_eq!(world.refuses(keys(Some("theirs"), None)).0, "invalid");
 }

@@ -101,6 +101,6 @@ fn the_digest_of_a_history_is_frozen() {
     }]);
     assert_eq!(
         world.state.digest().to_string(),
-        "0460494e5a92d134b7be7e43345b9ab4aea56967ace3de04d5e5cc0fa4d74024"
+        "db3b13d6bd4474a54fe654dfc9c72120920c99c14113e893a3a1f8f2a9d54086"
     );
 }

@@ -105,6 +105,29 @@ fn a_host_whose_secret_is_missing_cannot_log_in_without_it() {
 }
 
 #[test]
+fn a_host_whose_key_is_missing_cannot_connect_over_nvme_without_it() {
+    let mut world = World::with_host();
+    world.must(map());
+    let keys = |secret: Option<&str>, target_secret: Option<&str>| Command::ChangeHostKeys {
+        host: HOST,
+        keys: HostKeys { secret: secret.map(name), target_secret: target_secret.map(name) },
+    };
+    let mut told = |command| {
+        let touched = after(&mut world, command);
+        changes(&world, NODE_A, &touched).facts.unwrap().hosts.remove(0)
+    };
+    let host = told(keys(Some("known"), Some("known.target")));
+    assert_eq!(host.dhchap_secret.as_deref(), Some("twelve chars"));
+    assert_eq!(host.dhchap_controller_secret.as_deref(), Some("other twelve"));
+    assert!(!host.nqns.is_empty());
+    for command in [keys(Some("unknown"), None), keys(Some("known"), Some("unknown"))] {
+        assert!(told(command).nqns.is_empty());
+    }
+    let host = told(keys(None, None));
+    assert_eq!((host.dhchap_secret, host.nqns.len()), (None, 1));
+}
+
+#[test]
 fn a_rejected_device_is_left_alone() {
     let mut world = World::with_pools();
     let device = DeviceId(uuid(100));
