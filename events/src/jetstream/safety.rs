@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const SITE_TAG: &str = "site:";
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 
 /// Whether automatic failover may be armed on this log, as far as the servers' durability goes.
@@ -33,6 +34,8 @@ struct Varz {
     version: String,
     #[serde(default)]
     jetstream: JetStream,
+    #[serde(default)]
+    tags: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -56,10 +59,14 @@ pub(super) async fn check(monitoring: &[String], replicas: usize) -> Safety {
         return Safety { reasons };
     }
     let mut names = BTreeSet::new();
+    let mut sites = BTreeSet::new();
     for address in monitoring {
         match ask(address).await {
             Ok(varz) => {
                 reasons.extend(faults(&varz));
+                if replicas > 1 {
+                    reasons.extend(misplaced(&varz, &mut sites));
+                }
                 names.insert(varz.server_name);
             }
             Err(cause) => reasons.push(format!("{address} could not be asked: {cause}")),
@@ -69,6 +76,19 @@ pub(super) async fn check(monitoring: &[String], replicas: usize) -> Safety {
         reasons.push(format!("{} of {replicas} servers were checked", names.len()));
     }
     Safety { reasons }
+}
+
+/// Copies at one site would be lost with it: each server names a site of its own, and the servers'
+/// `unique_tag` spreads the copies over them.
+fn misplaced(varz: &Varz, sites: &mut BTreeSet<String>) -> Option<String> {
+    let name = &varz.server_name;
+    let Some(site) = varz.tags.iter().find(|tag| tag.starts_with(SITE_TAG)) else {
+        return Some(format!(
+            "{name} does not tell its site: set server_tags: [\"{SITE_TAG}NAME\"]"
+        ));
+    };
+    let is_new = sites.insert(site.clone());
+    (!is_new).then(|| format!("{name} is at {site} like another server: have one server a site"))
 }
 
 fn faults(varz: &Varz) -> Vec<String> {

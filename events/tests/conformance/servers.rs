@@ -187,7 +187,7 @@ fn configuration_text(
         String::new()
     };
     format!(
-        "server_name: server-{index}\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\n\
+        "server_name: server-{index}\nserver_tags: [\"site:{index}\"]\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\n\
          jetstream {{ store_dir: {store:?}, max_file_store: 1GB, {sync} }}\n{cluster}",
         ports[0], ports[1]
     )

@@ -39,7 +39,8 @@ pub struct DemoArguments {
 #[command(after_help = "\
 Examples:
   voute control --data-dir /var/lib/voute/control
-  voute control --data-dir /var/lib/voute/control --listen 192.0.2.1:7421 \\
+  voute control --data-dir /var/lib/voute/control --log-site paris --show-key
+  voute control --data-dir /var/lib/voute/control --listen 192.0.2.1:7421 --log-site paris \\
       --log nats://192.0.2.1:4222,nats://198.51.100.1:4222,nats://203.0.113.1:4222 --log-replicas 3 \\
       --log-monitoring http://192.0.2.1:8222,http://198.51.100.1:8222,http://203.0.113.1:8222 \\
       --log-user voute-control --log-password-file /etc/voute/nats.password
@@ -52,7 +53,8 @@ pub struct ControlArguments {
     /// Address of the API and of the nodes' streams.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7421")]
     pub listen: SocketAddr,
-    /// Where the log is: `embedded`, or URLs of one NATS cluster (nats-server 2.15.1 or newer), joined by commas.
+    /// Where the log is: `embedded`, or URLs of one NATS cluster (nats-server 2.15.1 or newer), joined by commas, the own
+    /// site's first.
     #[arg(long, value_name = "LOG", default_value = "embedded")]
     pub log: String,
     /// User at NATS.
@@ -113,7 +115,8 @@ pub struct NodeRunArguments {
     /// File with the node's secret, as `voute node add` printed or wrote it.
     #[arg(long, value_name = "FILE", requires = "id")]
     pub secret_file: Option<PathBuf>,
-    /// A control process; may be given more than once, all are tried in turn.
+    /// A control process; give all of them, each with an option or joined by commas, the nearest first: the node keeps a
+    /// stream to each.
     #[arg(long, value_name = "URL", requires = "id")]
     pub control: Vec<String>,
     /// Folder for the node's state.

@@ -26,8 +26,11 @@ fn configure(arguments: NodeRunArguments) -> anyhow::Result<NodeConfig> {
     let node = arguments.id.context("give the node's --id, as `voute node add` printed it")?;
     let secret_file = arguments.secret_file.context("give --secret-file")?;
     let data_dir = arguments.data_dir.context("give --data-dir")?;
-    let control =
-        if arguments.control.is_empty() { vec![API_DEFAULT.to_owned()] } else { arguments.control };
+    let control = arguments.control.iter().flat_map(|urls| urls.split(','));
+    let mut control: Vec<String> = control.map(|url| url.trim().to_owned()).collect();
+    if control.is_empty() {
+        control.push(API_DEFAULT.to_owned());
+    }
     let mut config = NodeConfig::new(node, read_token(&secret_file)?, control, data_dir);
     config.reactors = arguments.reactors.map(usize::from);
     config.pin = !arguments.no_pin;
