@@ -334,7 +334,9 @@ async fn decide(
 }
 
 fn is_vouched(app: &App, node: NodeId, request: &Escalation) -> bool {
-    super::is_vouched(&app.service.state(), &app.observed.nodes(), node, request)
+    let now = app.observed.now();
+    let nodes = app.observed.nodes();
+    super::is_vouched(&app.service.state(), &nodes, (&app.times, now), node, request)
 }
 
 fn unvouched() -> EscalationOutcome {

@@ -18,13 +18,16 @@ pub(crate) use connection::serve;
 use crate::domain::{State, Touched, touched};
 use crate::observed::Nodes;
 use crate::service::Changes;
+use crate::watcher::speaks;
 use answers::Answers;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::Notify;
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{Hello, ToNode};
 use voute_schemas::mutant::{self, Mutant};
+use voute_schemas::times::Times;
 use voute_schemas::{Event, NodeId};
 
 /// Answers that wait for one node's socket; a node that does not read them is dropped.
@@ -174,10 +177,17 @@ impl Changes for Streams {
 }
 
 /// A hand-over needs, like every unplanned move, a side that vouches for its legs now
-/// (docs/mirror-rules.md rule 6): what the old owner saw when it asked may be long ago. Every other
+/// (docs/mirror-rules.md rule 6): what the old owner saw when it asked may be long ago, and so may be
+/// the last word of the side. Every other
 /// request is decided by the log alone.
 #[must_use]
-pub fn is_vouched(state: &State, nodes: &Nodes, node: NodeId, request: &Escalation) -> bool {
+pub fn is_vouched(
+    state: &State,
+    nodes: &Nodes,
+    (times, now): (&Times, Duration),
+    node: NodeId,
+    request: &Escalation,
+) -> bool {
     let Escalation::HandOver { group: id, epoch, .. } = request else { return true };
     if mutant::is_active(Mutant::HandOverUnvouched) {
         return true;
@@ -185,7 +195,7 @@ pub fn is_vouched(state: &State, nodes: &Nodes, node: NodeId, request: &Escalati
     // Decided, and refused with its reason, where the groups are known.
     let Some(group) = state.group(*id).filter(|group| group.epoch == *epoch) else { return true };
     let vouches = |side: NodeId| {
-        let observed = nodes.get(&side).filter(|it| it.connected_since.is_some());
+        let observed = nodes.get(&side).filter(|it| speaks(it, times, now));
         let status = observed.and_then(|it| it.groups.get(id)).filter(|it| it.epoch == *epoch);
         status.and_then(|it| it.attestation).is_some_and(|attestation| attestation.legs_open)
     };

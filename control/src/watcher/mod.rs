@@ -356,7 +356,8 @@ fn owned_at(state: &State, site: SiteId) -> impl Iterator<Item = (GroupId, &Grou
 
 /// Whether what a node said of its groups still holds: it was said by a process that lives, and not
 /// long ago. The memory of one that ended vouches for nothing.
-pub(crate) fn speaks(node: &ObservedNode, times: &Times, now: Duration) -> bool {
+#[must_use]
+pub fn speaks(node: &ObservedNode, times: &Times, now: Duration) -> bool {
     let fresh = Duration::from_millis(times.heartbeat_ms) * SPEAKS_WITHIN;
     node.connected_since.is_some() && node.is_heard(now, fresh)
 }

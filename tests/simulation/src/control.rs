@@ -263,6 +263,7 @@ impl World {
     }
 
     fn take_escalations(&mut self, node: usize, id: EscalationId, requests: Vec<Escalation>) {
+        let now = self.now;
         let it = &mut self.controls[SERVING];
         match it.answers.entry(node).or_default().take(id) {
             Take::Ignore => return,
@@ -272,7 +273,11 @@ impl World {
         let node_id = self.founded.nodes[node];
         let vouched: Vec<bool> = requests
             .iter()
-            .map(|request| is_vouched(&it.state, &it.nodes, node_id, request))
+            .map(|request| {
+                let times = Times::default();
+                let since_start = now - it.began;
+                is_vouched(&it.state, &it.nodes, (&times, since_start), node_id, request)
+            })
             .collect();
         let decided: Vec<Escalation> = requests
             .into_iter()

@@ -313,6 +313,7 @@ impl World {
         other.is_up()
             // The log would move to what is about to be lost if it did not hear who has it too.
             && other.stream.is_some()
+            && self.network.connects(Place::Node(1 - node), Place::Control(SERVING))
             && self.controls[SERVING].serves()
             && !self.emptied[1 - node]
             && other.disk.ailment.is_none()
