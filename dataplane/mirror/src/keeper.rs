@@ -420,6 +420,10 @@ impl Keeper {
             DevicePurpose::Header { leg } => {
                 let fault = result.err().map(leg_fault);
                 self.note_failure(leg, fault, now);
+                if fault.is_some() {
+                    // It may be torn. The next one goes to the same place: the other copy is sound.
+                    self.legs[leg].header.generation -= 1;
+                }
                 let waiters = self.legs[leg].header_writer.end();
                 self.wake(leg, waiters, fault, out);
                 self.start_header(leg, out);
@@ -427,6 +431,9 @@ impl Keeper {
             DevicePurpose::Page { leg, page } => {
                 let fault = result.err().map(leg_fault);
                 self.note_failure(leg, fault, now);
+                if fault.is_some() {
+                    self.legs[leg].pages[page as usize].0 -= 1;
+                }
                 let waiters = self.legs[leg].pages[page as usize].1.end();
                 if fault.is_none() {
                     self.legs[leg].not_durable.retain(|region, under_way| {
