@@ -50,7 +50,7 @@ pub use pdu::{Digests, FatalError, Fault, PduKind};
 pub use request::{Association, Operation, Outcome, Request, Scope, Tag};
 pub use status::Status;
 pub use target::{
-    PortalId, Target, TargetConfig, TargetConfigError, TargetConnection, TargetLimits,
+    PortalId, Refusals, Target, TargetConfig, TargetConfigError, TargetConnection, TargetLimits,
     transition_table,
 };
 

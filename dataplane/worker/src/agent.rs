@@ -11,6 +11,7 @@
 mod controls;
 pub(crate) mod escalations;
 pub(crate) mod memory;
+mod refusals;
 pub(crate) mod statuses;
 pub(crate) mod stream;
 pub(crate) mod trust;
@@ -98,6 +99,7 @@ pub(crate) struct Agent {
     report_at: Instant,
     reported_at: Instant,
     counted_at: Instant,
+    told: refusals::Told,
 }
 
 impl Agent {
@@ -123,6 +125,7 @@ impl Agent {
             report_at: now,
             reported_at: now,
             counted_at: now,
+            told: refusals::Told::default(),
         }
     }
 
@@ -578,6 +581,9 @@ impl Agent {
         self.reported_at = Instant::now();
         self.report_at =
             self.reported_at + Duration::from_millis(self.times().heartbeat_ms.max(10));
+        if let Some(setup) = &self.setup {
+            self.told.follow(setup.nvme.refusals(), &self.parts.metrics);
+        }
         if self.counted_at.elapsed() >= COUNT_EVERY {
             self.counted_at = self.reported_at;
             tracing::info!(metrics = ?self.parts.metrics, "since the start");

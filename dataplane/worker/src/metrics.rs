@@ -19,6 +19,12 @@ pub struct Metrics {
     pub accepted_connections: AtomicU64,
     /// Connections refused because a reactor holds as many as it may.
     pub refused_connections: AtomicU64,
+    /// NVMe/TCP connections that said nothing in time.
+    pub refused_handshakes: AtomicU64,
+    /// NVMe Connects refused: unknown hosts, wrong parameters, too many controllers.
+    pub refused_connects: AtomicU64,
+    /// NVMe/TCP connections ended because the host broke the protocol.
+    pub protocol_faults: AtomicU64,
     /// Hosts that did not prove their secret, or came when too many did.
     pub refused_authentications: AtomicU64,
     /// Links refused because a node did not prove what it is.
@@ -41,6 +47,9 @@ impl Default for Metrics {
             forwarded_requests: AtomicU64::new(0),
             accepted_connections: AtomicU64::new(0),
             refused_connections: AtomicU64::new(0),
+            refused_handshakes: AtomicU64::new(0),
+            refused_connects: AtomicU64::new(0),
+            protocol_faults: AtomicU64::new(0),
             refused_authentications: AtomicU64::new(0),
             refused_links: AtomicU64::new(0),
             dropped_escalations: AtomicU64::new(0),

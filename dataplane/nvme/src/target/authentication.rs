@@ -126,14 +126,23 @@ impl TargetConnection {
             _ => Status::internal_error(),
         };
         self.respond(index, status, 0, 0);
+        self.refuse_authentication();
         self.close();
+    }
+
+    fn refuse_authentication(&self) {
+        let host = self.association().map(|association| association.host.clone());
+        self.target.note_refusal(|refusals| {
+            refusals.authentications += 1;
+            refusals.last = host.map(|host| format!("{host}: secret not proven"));
+        });
     }
 
     fn pass_gate(&mut self) {
         let Gate::Here(server) = &self.gate else { return };
         match (server.verdict(), self.phase) {
             (Verdict::Failed, _) => {
-                self.target.count_refused_authentication();
+                self.refuse_authentication();
                 self.close();
             }
             (Verdict::Authentic, Phase::Authenticating(role)) => self.enter_life(role),

@@ -99,6 +99,12 @@ impl<'a> ConnectRequest<'a> {
     }
 }
 
+/// The host's name as it stands in Connect's data, NQN or not.
+fn host_of(data: &[u8]) -> &str {
+    let from = usize::from(DATA_HOST);
+    data.get(from..from + 256).and_then(text_of).unwrap_or("?")
+}
+
 impl TargetConnection {
     pub(super) fn connect(&mut self, index: u16) {
         let entry = self.slots.at(index).entry;
@@ -108,7 +114,13 @@ impl TargetConnection {
             .and_then(|request| self.establish(&request));
         match outcome {
             Ok(controller) => self.respond_connected(index, controller),
-            Err(Refusal { status, result }) => self.respond(index, status, result, 0),
+            Err(Refusal { status, result }) => {
+                self.target.note_refusal(|refusals| {
+                    refusals.connects += 1;
+                    refusals.last = Some(format!("{}: {status}", host_of(&data)));
+                });
+                self.respond(index, status, result, 0);
+            }
         }
     }
 

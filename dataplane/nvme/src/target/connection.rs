@@ -263,6 +263,13 @@ impl TargetConnection {
         self.now = now;
         self.refresh();
         if self.next_deadline().is_some_and(|deadline| now >= deadline) {
+            let is_greeting = matches!(
+                self.phase,
+                Phase::AwaitingInitialize | Phase::AwaitingConnect | Phase::Authenticating(_)
+            );
+            if is_greeting {
+                self.target.note_refusal(|refusals| refusals.handshakes += 1);
+            }
             self.close();
         }
     }
@@ -882,6 +889,7 @@ impl TargetConnection {
             return;
         }
         write_termination(&mut self.output, PduKind::C2hTermReq, fault, self.framer.header());
+        self.target.note_refusal(|refusals| refusals.faults += 1);
         self.abandon_commands();
         self.phase = Phase::Terminating;
         self.deadline = Some(self.now + self.limits().termination);

@@ -189,6 +189,21 @@ impl TargetConfig {
     }
 }
 
+/// How many connections were refused, by cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Those that were accepted and said nothing in time.
+    pub handshakes: u64,
+    /// Connects that were refused.
+    pub connects: u64,
+    /// Those that were ended because the host broke the protocol.
+    pub faults: u64,
+    /// Hosts that did not prove their secret.
+    pub authentications: u64,
+    /// The last host that was refused by name, and why; the name is what it said, anything.
+    pub last: Option<String>,
+}
+
 /// What all connections of a node share: configuration, directory, controllers.
 ///
 /// # Telling other connections
@@ -204,7 +219,7 @@ pub struct Target {
     attention: AtomicU64,
     /// Authentications begun.
     authentications: AtomicU64,
-    refused_authentications: AtomicU64,
+    refusals: Mutex<Refusals>,
     controllers: Mutex<Controllers>,
     waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -265,7 +280,7 @@ impl Target {
             generation: AtomicU64::new(0),
             attention: AtomicU64::new(0),
             authentications: AtomicU64::new(0),
-            refused_authentications: AtomicU64::new(0),
+            refusals: Mutex::default(),
             controllers: Mutex::new(Controllers {
                 next,
                 next_discovery: 1,
@@ -369,14 +384,15 @@ impl Target {
         self.authentications.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn count_refused_authentication(&self) {
-        self.refused_authentications.fetch_add(1, Ordering::Relaxed);
+    /// Counts something that was refused.
+    fn note_refusal(&self, note: impl FnOnce(&mut Refusals)) {
+        note(&mut lock(&self.refusals));
     }
 
-    /// Authentications that failed since the target was made.
+    /// What was refused since the target was made.
     #[must_use]
-    pub fn refused_authentications(&self) -> u64 {
-        self.refused_authentications.load(Ordering::Relaxed)
+    pub fn refusals(&self) -> Refusals {
+        lock(&self.refusals).clone()
     }
 
     /// Identifiers of the living controllers of a subsystem, ascending.

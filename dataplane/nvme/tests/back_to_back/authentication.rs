@@ -65,7 +65,7 @@ fn a_host_that_proves_its_secret_is_served_on_every_queue() {
         let (mut controller, mut io) = host(&target, &mut disk, options);
         controller.admin.ask(&mut disk, Command::identify(1, 0)).succeeded();
         io.ask(&mut disk, Command::write(1, 0, 1, pattern(512, 1), false)).succeeded();
-        assert_eq!(target.refused_authentications(), 0);
+        assert_eq!(target.refusals(), Refusals::default());
     }
 }
 
@@ -79,7 +79,8 @@ fn without_the_right_secret_nobody_gets_in() {
         outcome(&target, credentials(wrong, 1)),
         Closed::AuthenticationRefused(AuthenticationFailure::Failed)
     );
-    assert_eq!(target.refused_authentications(), 1);
+    assert_eq!(target.refusals().authentications, 1);
+    assert_eq!(target.refusals().last, Some(format!("{HOST}: secret not proven")));
     // The target proves another secret than the host expects.
     let distrustful = keys(FIRST, Some(FIRST));
     assert_eq!(

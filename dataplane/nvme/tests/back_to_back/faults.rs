@@ -486,3 +486,23 @@ proptest! {
         prop_assert_eq!(ended, 4, "each command ends exactly once");
     }
 }
+
+#[test]
+fn every_refusal_is_counted_by_its_cause() {
+    let target = target();
+    let mut silent = fresh(&target);
+    silent.tick(Duration::from_secs(10));
+    let mut broken = fresh(&target);
+    feed(&mut broken, &[0x55; 128]);
+    let mut stranger = fresh(&target);
+    feed(&mut stranger, &icreq(0, 0));
+    feed(&mut stranger, &connect(0, 0xFFFF, SUBSYSTEM, "nqn.stranger"));
+    let expected = Refusals {
+        handshakes: 1,
+        connects: 1,
+        faults: 1,
+        authentications: 0,
+        last: Some(format!("nqn.stranger: {}", Status::connect_invalid_host())),
+    };
+    assert_eq!(target.refusals(), expected);
+}

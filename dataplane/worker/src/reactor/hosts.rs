@@ -129,7 +129,6 @@ impl Reactor {
         let proof = Proof { reactor, connection, tag, work };
         let takes = self.setup.as_ref().is_some_and(|setup| setup.judge.submit(proof));
         if !takes {
-            count(&self.parts.metrics.refused_authentications, 1);
             let busy = nvme::Outcome::Failed(nvme::Status::connect_controller_busy());
             self.judged(connection, tag, busy);
         }
