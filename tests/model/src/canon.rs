@@ -156,6 +156,9 @@ impl<'a> Reader<'a> {
                 b',' => {
                     if let Some(frame) = frames.last_mut() {
                         frame.index += 1;
+                        if frame.is_struct {
+                            frame.field = "";
+                        }
                     }
                     word = "";
                 }
@@ -309,6 +312,12 @@ mod tests {
         assert_ne!(of("Sequence(4) joining: Some(7)"), of("Sequence(4) joining: Some(4)"));
         assert_ne!(of("Sequence(4) joining: Some(7)"), of("Sequence(9) joining: Some(7)"));
         assert_ne!(of("size: 4"), of("size: 5"), "an amount is no number of a commit");
+    }
+
+    #[test]
+    fn an_amount_after_a_name_is_an_amount() {
+        assert_ne!(of("connection: Some(3), 6"), of("connection: Some(3), 5"));
+        assert_eq!(of("connection: Some(3), 6"), of("connection: Some(4), 6"));
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub struct Found {
     pub then: usize,
 }
 
+/// Ordinary steps that are told of a history without an end.
+const ENDLESS: usize = 400;
+
 struct Seen {
     left: u8,
     is_healthy: bool,
@@ -252,7 +255,7 @@ impl Explorer<'_> {
 pub fn retell(bounds: &Bounds, found: &Found, mut tell: impl FnMut(&str)) {
     let mut world = World::healthy(bounds.rates);
     let mut last = String::new();
-    let mut step = |world: &mut World, happening: Happening| {
+    let mut step = |world: &mut World, happening: Happening, tell: &mut dyn FnMut(&str)| {
         if happening != Happening::Ordinary {
             tell(&format!("--- {happening:?}"));
         }
@@ -264,11 +267,31 @@ pub fn retell(bounds: &Bounds, found: &Found, mut tell: impl FnMut(&str)) {
         }
     };
     for (ordinary, deviation) in &found.trace {
-        (0..*ordinary).for_each(|_| step(&mut world, Happening::Ordinary));
-        step(&mut world, *deviation);
+        (0..*ordinary).for_each(|_| step(&mut world, Happening::Ordinary, &mut tell));
+        step(&mut world, *deviation, &mut tell);
     }
-    (0..found.then).for_each(|_| step(&mut world, Happening::Ordinary));
-    if let Some(what) = world.violation() {
-        tell(what);
+    (0..found.then).for_each(|_| step(&mut world, Happening::Ordinary, &mut tell));
+    match world.violation() {
+        Some(what) => tell(what),
+        // It goes on like that.
+        None => (0..ENDLESS).for_each(|_| step(&mut world, Happening::Ordinary, &mut tell)),
     }
+}
+
+/// Reads a history as it is printed: `11:Stall(Replies(0), 2);2:CutLog(0, 10)`. `None` if it is none:
+/// each deviation must be among those that may happen there.
+#[must_use]
+pub fn read_history(bounds: &Bounds, text: &str) -> Option<Found> {
+    let mut world = World::healthy(bounds.rates);
+    let mut trace = Vec::new();
+    for part in text.split(';') {
+        let (ordinary, deviation) = part.split_once(':')?;
+        let ordinary = ordinary.trim().parse().ok()?;
+        (0..ordinary).for_each(|_| world.ordinary());
+        let possible = world.deviations(&bounds.menu);
+        let deviation = possible.into_iter().find(|it| format!("{it:?}") == deviation.trim())?;
+        let _ = world.happen(deviation);
+        trace.push((ordinary, deviation));
+    }
+    Some(Found { what: String::new(), trace, then: 0 })
 }

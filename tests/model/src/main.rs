@@ -2,9 +2,10 @@
 
 #![allow(clippy::print_stdout, reason = "a command that tells what it did")]
 
+use anyhow::Context;
 use clap::Parser;
 use std::time::Duration;
-use voute_model::explore::retell;
+use voute_model::explore::{read_history, retell};
 use voute_model::{Bounds, Menu, Report, explore};
 
 /// Explores every state of a mirrored volume that so many faults can lead to.
@@ -28,6 +29,14 @@ struct Arguments {
     /// Longest time, seconds.
     #[arg(long, default_value_t = 900)]
     seconds: u64,
+    /// Explore only this history, e.g. `11:Stall(Replies(0), 2);2:CutLog(0, 10)`: each deviation
+    /// after so many ordinary steps, as they are printed.
+    #[arg(long)]
+    replay: Option<String>,
+    /// Leave out this safeguard, by its name in `voute_schemas::mutant`, or `all` in turn: each is
+    /// looked for with up to so many deviations. Needs the feature `mutants`.
+    #[arg(long)]
+    mutant: Option<String>,
     /// Print the history of what is found, state by state.
     #[arg(long)]
     story: bool,
@@ -62,6 +71,14 @@ fn main() -> anyhow::Result<()> {
         time_max: Duration::from_secs(arguments.seconds),
     };
     println!("{bounds:?}");
+    if let Some(name) = &arguments.mutant {
+        return try_mutants(&bounds, name);
+    }
+    if let Some(history) = &arguments.replay {
+        let found = read_history(&bounds, history).context("this is no history of these bounds")?;
+        retell(&bounds, &found, |line| println!("{line}"));
+        return Ok(());
+    }
     let began = std::time::Instant::now();
     let report = explore(&bounds);
     tell(&report, began.elapsed());
@@ -88,9 +105,54 @@ fn tell(report: &Report, took: Duration) {
     );
     if let Some(found) = &report.found {
         println!("FOUND: {}", found.what);
-        for (ordinary, deviation) in &found.trace {
-            println!("  after {ordinary} ordinary steps: {deviation:?}");
-        }
-        println!("  then {} ordinary steps", found.then);
+        let history: Vec<String> =
+            found.trace.iter().map(|(after, deviation)| format!("{after}:{deviation:?}")).collect();
+        println!("  --replay '{}', then {} ordinary steps", history.join(";"), found.then);
     }
+}
+
+#[cfg(not(feature = "mutants"))]
+fn try_mutants(_: &Bounds, _: &str) -> anyhow::Result<()> {
+    anyhow::bail!("this needs a build with --features mutants")
+}
+
+/// A line of a table for each: what it leaves out, what was found, the shortest number of deviations.
+#[cfg(feature = "mutants")]
+fn try_mutants(bounds: &Bounds, name: &str) -> anyhow::Result<()> {
+    use voute_schemas::mutant::{MUTANTS, activate};
+    let chosen = MUTANTS.iter().filter(|it| name == "all" || format!("{:?}", it.0) == name);
+    let mut tried = 0;
+    std::panic::set_hook(Box::new(|_| {}));
+    for (mutant, rule, _) in chosen {
+        tried += 1;
+        activate(Some(*mutant));
+        let (deviations, took, what) = try_mutant(bounds);
+        activate(None);
+        println!("| `{mutant:?}` | {rule} | {what} | {deviations} | {took:.1?} |");
+    }
+    anyhow::ensure!(tried > 0, "no mutant is called {name}");
+    Ok(())
+}
+
+#[cfg(feature = "mutants")]
+fn try_mutant(bounds: &Bounds) -> (String, Duration, String) {
+    use std::panic::catch_unwind;
+    let began = std::time::Instant::now();
+    for deviations in 0..=bounds.deviations {
+        let bounds = Bounds { deviations, ..bounds.clone() };
+        let Ok(report) = catch_unwind(|| explore(&bounds)) else {
+            let what = "a new pair does not become healthy".to_owned();
+            return (deviations.to_string(), began.elapsed(), what);
+        };
+        if let Some(found) = report.found {
+            let history: Vec<String> =
+                found.trace.iter().map(|(after, it)| format!("{after}:{it:?}")).collect();
+            let what = format!("{}: `{}`", found.what, history.join(";"));
+            return (deviations.to_string(), began.elapsed(), what);
+        }
+        if !report.is_complete {
+            return (format!("{deviations}, in part"), began.elapsed(), "nothing".to_owned());
+        }
+    }
+    (bounds.deviations.to_string(), began.elapsed(), "nothing".to_owned())
 }
