@@ -5,7 +5,7 @@ use voute_simulation::{Plan, run};
 
 /// `VOUTE_SEEDS` asks for more.
 fn seeds() -> u64 {
-    std::env::var("VOUTE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
+    std::env::var("VOUTE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
 }
 
 #[test]
