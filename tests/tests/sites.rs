@@ -141,7 +141,7 @@ fn a_whole_site_dies_and_the_other_serves_within_five_seconds() -> anyhow::Resul
     let sites = ThreeSites::start(server)?;
     let host = sites.add_host(REGIONS)?;
     let load = sites.begin_load(&host);
-    for _ in 0..2 {
+    for _ in 0..4 {
         // The guide asks to keep the stream's leader at the witness; at a data site an election,
         // of 4 s and more, comes on top.
         let leader = sites.wait("the stream has a leader", || sites.leader())?;
@@ -160,7 +160,7 @@ fn a_whole_site_dies_and_the_other_serves_within_five_seconds() -> anyhow::Resul
             watched == Some(owner),
             gap.as_millis()
         );
-        assert!(gap < Duration::from_secs(6), "{gap:?}");
+        assert!(gap < Duration::from_secs(5), "{gap:?}\n{}", sites.stage.tails());
         for process in [log_of(owner), control_of(owner), node_of(owner)] {
             sites.start_again(&process)?;
         }

@@ -181,7 +181,8 @@ async fn a_commit_takes_effect_when_two_of_three_sites_signed_it() {
 #[tokio::test]
 async fn commits_that_wait_for_signatures_are_told_of() {
     let (world, processes) = World::three().await;
-    (world.ring[1].cut(true), world.ring[2].cut(true));
+    world.ring[1].cut(true);
+    world.ring[2].cut(true);
     let asked = ask(&processes[0].service, add_site("a"));
     let mut condition = processes[0].service.condition();
     let told = condition.wait_for(|condition| condition.unsigned.is_some());

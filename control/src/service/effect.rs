@@ -213,6 +213,13 @@ impl<L: Log> Pipeline<L> {
         }
     }
 
+    /// Whether another site signed more than was read here.
+    pub(super) fn lags_behind_others(&self) -> bool {
+        let read = self.state.position().sequence.0;
+        let signed = |site: &Verifier| self.board.highest(&site.key).map_or(0, |(size, _)| size);
+        self.sites_concerned().iter().any(|site| signed(site) > read)
+    }
+
     fn note_heard(&self, key: Hash) {
         let highest = self.board.highest(&key).map_or(0, |(size, _)| size);
         let mut sites = self.shared.log_sites.lock().expect("no holder panics");

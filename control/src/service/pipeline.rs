@@ -247,6 +247,10 @@ impl<L: Log> Pipeline<L> {
                 Wake::Log => self.follow().await?,
                 Wake::Heard(message) => {
                     if self.hear(&message) {
+                        if self.lags_behind_others() {
+                            // The log's own word of it may be late, e.g. from a server that died.
+                            self.follow().await?;
+                        }
                         self.advance().await?;
                     }
                 }

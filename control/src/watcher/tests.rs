@@ -512,7 +512,7 @@ fn a_scheduled_comparison_is_proposed_when_due_one_at_a_time() {
     let first = proposed(&world, 90 * HOUR_MS);
     let (volume, _) = world.state.volumes().next().unwrap();
     let wanted = Command::VerifyVolume { volume, repair: true, now_unix_ms: 90 * HOUR_MS };
-    assert_eq!(first, [wanted.clone()]);
+    assert_eq!(first, std::slice::from_ref(&wanted));
     world.give(wanted);
     assert_eq!(proposed(&world, 200 * HOUR_MS), [], "one is under way");
     let run = world.state.position().sequence.0;
