@@ -10,6 +10,24 @@
 //! - [`InitiatorConnection`] is one opened TCP connection; [`Attachment`] brings an admin
 //!   connection up and follows its namespaces.
 //!
+//! # What is there
+//! | command or structure | state |
+//! |-|-|
+//! | all PDUs, header and data digests, alignment, R2T, SUCCESS flag, termination | yes; in capsules 8 KiB (admin) and [`TargetLimits::in_capsule_max`] (I/O) |
+//! | Connect (dynamic controllers), Property Get and Set, Disconnect on I/O queues | yes; CAP, VS, CC, CSTS, NSSR (reads 0) |
+//! | Authentication Send and Receive | DH-HMAC-CHAP, one-way and mutual, again while connected; no TLS |
+//! | Identify | 00h-03h, 05h-08h, 10h-13h, 1Ch; NGUID, UUID, EUI-64, CSI |
+//! | Log pages | 00h-05h, 0Ch, 12h, 70h, 80h; RAE, offsets, RGO, change counts |
+//! | Features | 01h, 02h, 04h-0Bh, 0Fh, 16h, 19h, 81h-83h |
+//! | Asynchronous events | namespace attributes, ANA, discovery, reservations |
+//! | Abort, Keep Alive (100 ms steps, from 1 s) | yes; Abort ends event requests only |
+//! | Read, Write, Flush, Write Zeroes, Dataset Management, Compare, Verify, compare and write | yes |
+//! | Reservations | all commands and types, IEKEY, persistence; judged by the volume |
+//! | Copy, zones, Sanitize, Format, firmware, namespace management, multiple SGL descriptors | no |
+//! | traffic-based keep-alive, CQT and cross-controller reset (TP4129, TP8028) | no |
+//!
+//! [`transition_table`] prints what every PDU does in every state; `cargo run -p voute-nvme --example states`.
+//!
 //! # Links
 //! A *link* is how nodes of one cluster talk: a connection to [`TargetConfig::link_nqn`] with a
 //! Connect for queue 1 and controller FFFFh and no admin queue before it. Any I/O opcode but 7Fh is
