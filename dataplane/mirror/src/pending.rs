@@ -62,11 +62,14 @@ impl<T> Pending<T> {
     }
 }
 
-/// Only what is under way: two slabs with the same entries look the same, whatever was in them before.
+/// What is under way, and which slots are taken next: two slabs that look the same go on alike,
+/// whatever was in them before.
 impl<T: fmt::Debug> fmt::Debug for Pending<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Slab {{ free: {:?}, entries: ", self.free)?;
         let entries = self.keys().into_iter().filter_map(|key| Some((key, self.get(key)?)));
-        formatter.debug_map().entries(entries).finish()
+        formatter.debug_map().entries(entries).finish()?;
+        write!(formatter, " }}")
     }
 }
 

@@ -13,7 +13,6 @@
 //! | counters that nothing decides by | left out | [`UNUSED`] names them |
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Longest delay of any rule, nanoseconds: what lies further back is as if it lay there.
 const PAST: i128 = 6_000_000_000;
@@ -34,7 +33,8 @@ const UNUSED: [&str; 10] = [
     "generation",
 ];
 const COMMITS: [&str; 4] = ["joining", "map_since", "last_common", "since"];
-const SESSIONS: [&str; 5] = ["session", "sessions", "barring", "life", "round"];
+const SESSIONS: [&str; 7] =
+    ["session", "sessions", "barring", "life", "round", "number", "last_put"];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Class {
@@ -42,16 +42,27 @@ enum Class {
     Session,
     Connection,
     Value,
-    DeviceName,
-    LinkName,
+    /// A nonce, hash or bar; a host's tag.
     Name,
+    /// A key of a table of a node; those of links are known to both.
+    Key(u8, Table),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+enum Table {
+    Devices,
+    Links,
+    Works,
+    Copies,
+    Operations,
+    Joints,
 }
 
 impl Class {
     fn is_ranked(self) -> bool {
         match self {
             Class::Commit | Class::Session | Class::Connection | Class::Value => true,
-            Class::DeviceName | Class::LinkName | Class::Name => false,
+            Class::Name | Class::Key(..) => false,
         }
     }
 }
@@ -74,7 +85,7 @@ struct Frame<'a> {
 
 /// The fingerprint of a text. `@<nanoseconds>;` in it sets the clock for the times that follow.
 pub(crate) fn fingerprint(text: &str) -> u64 {
-    digest(&Reader { text, at: 0, now: 0 }.items())
+    digest(&Reader { text, at: 0, now: 0, node: 0 }.items())
 }
 
 fn digest(items: &[Item]) -> u64 {
@@ -91,29 +102,45 @@ fn digest(items: &[Item]) -> u64 {
         numbers.dedup();
     }
     let mut named: HashMap<(Class, u128), usize> = HashMap::new();
-    let mut hasher = DefaultHasher::new();
+    let mut digest = Digest::default();
     for item in items {
         match item {
             Item::Number(class, number) if class.is_ranked() => {
                 let numbers = ranked.get(class).map_or(&[][..], Vec::as_slice);
-                (0_u8, numbers.binary_search(number).unwrap_or(usize::MAX)).hash(&mut hasher);
+                let rank = numbers.binary_search(number).unwrap_or(usize::MAX);
+                digest.add(1, rank as u64);
             }
             Item::Number(class, number) => {
                 let next = named.len();
-                (1_u8, *named.entry((*class, *number)).or_insert(next)).hash(&mut hasher);
+                digest.add(2, *named.entry((*class, *number)).or_insert(next) as u64);
             }
-            Item::Plain(number) => (2_u8, number).hash(&mut hasher),
-            Item::Time(ago) => (3_u8, ago).hash(&mut hasher),
-            Item::Text(digest) => digest.hash(&mut hasher),
+            Item::Plain(number) => digest.add(3, *number as u64),
+            Item::Time(ago) => digest.add(4, *ago as u64),
+            Item::Text(text) => digest.add(5, *text),
         }
     }
-    hasher.finish()
+    digest.0
+}
+
+/// Folded multiplication: 64 bits, of which each depends on everything that went in.
+#[derive(Default)]
+struct Digest(u64);
+
+impl Digest {
+    fn add(&mut self, kind: u64, value: u64) {
+        let one = u128::from(self.0 ^ value ^ 0x9E37_79B9_7F4A_7C15);
+        let other = u128::from(self.0.rotate_left(29) ^ 0xD1B5_4A32_D192_ED03 ^ kind << 48);
+        let product = one.wrapping_mul(other | 1);
+        self.0 = (product as u64) ^ (product >> 64) as u64 ^ value.rotate_left(32);
+    }
 }
 
 struct Reader<'a> {
     text: &'a str,
     at: usize,
     now: i128,
+    /// Whose clock was set last: the nodes describe themselves one after the other.
+    node: u8,
 }
 
 impl<'a> Reader<'a> {
@@ -177,6 +204,7 @@ impl<'a> Reader<'a> {
         let end = rest.find(';').unwrap_or(0);
         self.now = rest[..end].parse().unwrap_or(0);
         self.at += end + 1;
+        self.node = self.node.saturating_add(1);
     }
 
     /// A run of letters, digits, underscores and, in a number with a fraction, its point.
@@ -215,7 +243,7 @@ impl<'a> Reader<'a> {
             return Some(Item::Plain(0));
         }
         match run.parse::<u128>() {
-            Ok(number) => Some(number_item(number, top, frames)),
+            Ok(number) => Some(number_item(number, self.node, top, frames)),
             Err(_) => Some(match time(run) {
                 Some(time) => Item::Time((time - self.now).max(-PAST)),
                 None => Item::Text(digest_of(run)),
@@ -224,24 +252,56 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn number_item(number: u128, top: Frame<'_>, frames: &[Frame<'_>]) -> Item {
+fn number_item(number: u128, node: u8, top: Frame<'_>, frames: &[Frame<'_>]) -> Item {
     let class = match (top.name, top.index) {
         ("Sequence", _) => Some(Class::Commit),
         ("Bar", _) => Some(Class::Session),
         ("Owner" | "Keeper", _) if !top.is_struct => Some(Class::Session),
-        ("DeviceTag", _) => Some(Class::DeviceName),
-        ("LinkTag", _) => Some(Class::LinkName),
         _ if COMMITS.contains(&top.field) => Some(Class::Commit),
         _ if top.field == "connection" => Some(Class::Connection),
         _ if SESSIONS.contains(&top.field) => Some(Class::Session),
         _ => None,
     };
-    match class {
-        Some(class) if number < NAMES || !class.is_ranked() => Item::Number(class, number),
+    match (class, table(number, top, frames)) {
+        (Some(class), _) if number < NAMES => Item::Number(class, number),
+        (None, Some(Table::Links)) => Item::Number(Class::Key(0, Table::Links), number),
+        (None, Some(table)) => Item::Number(Class::Key(node, table), number & !COPY_BIT),
         // The generation of a page, with its writer.
-        None if top.index == 0 && is_page(frames) => Item::Plain(0),
-        None if number < NAMES => Item::Plain(number),
-        Some(_) | None => Item::Number(name_class(top, frames), number),
+        (None, None) if top.index == 0 && is_page(frames) => Item::Plain(0),
+        (None, None) if number < NAMES => Item::Plain(number),
+        (Some(_), _) | (None, None) => Item::Number(Class::Name, number),
+    }
+}
+
+/// Marks the claims of copies among those of works.
+const COPY_BIT: u128 = 1 << 63;
+
+/// Of which table a number is a key, if it is one.
+fn table(number: u128, top: Frame<'_>, frames: &[Frame<'_>]) -> Option<Table> {
+    match (top.name, top.field) {
+        ("DeviceTag", _) => return Some(Table::Devices),
+        ("LinkTag", _) | ("IncomingTag", "command") => return Some(Table::Links),
+        ("Work" | "Intent" | "PeerRead", _) if !top.is_struct => return Some(Table::Works),
+        ("Copy", _) if !top.is_struct => return Some(Table::Copies),
+        ("Joint", _) if !top.is_struct => return Some(Table::Joints),
+        ("Operation", "key") | (_, "preparing") => return Some(Table::Operations),
+        ("Range", "key") if number & COPY_BIT != 0 => return Some(Table::Copies),
+        ("Range", "key") => return Some(Table::Works),
+        _ => {}
+    }
+    // A key itself: in the map of the entries of a slab.
+    let [.., of, slab, map] = frames else { return None };
+    if slab.name != "Slab" || slab.field != "entries" || map.name != "entries" {
+        return None;
+    }
+    match of.field {
+        "devices" => Some(Table::Devices),
+        "links" => Some(Table::Links),
+        "works" => Some(Table::Works),
+        "copies" => Some(Table::Copies),
+        "operations" => Some(Table::Operations),
+        "joints" => Some(Table::Joints),
+        _ => None,
     }
 }
 
@@ -249,22 +309,14 @@ fn is_page(frames: &[Frame<'_>]) -> bool {
     matches!(frames, [.., list, tuple] if list.field == "pages" && tuple.name.is_empty())
 }
 
-/// Keys of different tables are different names, even if they are the same number.
-fn name_class(top: Frame<'_>, frames: &[Frame<'_>]) -> Class {
-    let is_in = |field: &str| frames.iter().rev().take(2).any(|frame| frame.field == field);
-    if is_in("devices") {
-        Class::DeviceName
-    } else if is_in("links") || top.field == "command" {
-        Class::LinkName
-    } else {
-        Class::Name
-    }
-}
-
 fn digest_of(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+    let mut digest = Digest::default();
+    for chunk in text.as_bytes().chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        digest.add(chunk.len() as u64, u64::from_le_bytes(word));
+    }
+    digest.0
 }
 
 /// Nanoseconds, from how a duration shows itself.

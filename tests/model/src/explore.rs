@@ -19,6 +19,8 @@ pub struct Bounds {
     pub menu: Menu,
     /// Percent at which the nodes' clocks run.
     pub rates: [u32; 2],
+    /// Whether states that are taken for the same are compared by what can happen next.
+    pub checks_sameness: bool,
     /// Most states; more is an error, not a result.
     pub states_max: usize,
     /// Longest exploration.
@@ -38,6 +40,8 @@ pub struct Report {
     pub depth: usize,
     /// Most ordinary steps from a state to a healthy pair.
     pub recovery: usize,
+    /// Pairs of states, taken for the same, of which was compared what can happen next.
+    pub compared: u64,
     /// Whether everything within the bounds was visited.
     pub is_complete: bool,
     /// What was found to be wrong.
@@ -66,7 +70,12 @@ struct Seen {
     next: u64,
     from: u64,
     by: Happening,
+    /// Digest of all that may follow, of every [`SAMPLE`]th state.
+    follows: Option<u64>,
 }
+
+/// Of so many states one is compared wholly, all by their ordinary successor.
+const SAMPLE: u64 = 32;
 
 /// What is still to be visited: something that happens in a state that is kept.
 struct Branch {
@@ -151,13 +160,23 @@ impl Explorer<'_> {
                 return self.blame(&what, from, by);
             }
             self.report.depth = self.report.depth.max(depth);
+            if self.bounds.checks_sameness
+                && let Some(seen) = self.seen.get(&print)
+            {
+                let differs = self.differs(seen, &world, print);
+                self.report.compared += 1;
+                if differs {
+                    return self.blame("states taken for the same go on differently", from, by);
+                }
+            }
             match self.seen.get_mut(&print) {
                 Some(seen) if seen.left >= left => return,
                 Some(seen) => seen.left = left,
                 None => {
                     let is_healthy = world.is_healthy();
                     let may_stay = world.is_beyond_repair();
-                    let seen = Seen { left, is_healthy, may_stay, next: 0, from, by };
+                    let follows = self.follows(&world, print);
+                    let seen = Seen { left, is_healthy, may_stay, next: 0, from, by, follows };
                     self.seen.insert(print, seen);
                 }
             }
@@ -171,6 +190,30 @@ impl Explorer<'_> {
             (from, by) = (print, Happening::Ordinary);
             depth += 1;
         }
+    }
+
+    /// Whether what can follow from a state is not what followed from the one it is taken for.
+    fn differs(&self, seen: &Seen, world: &World, print: u64) -> bool {
+        let mut next = world.clone();
+        let ordinary = catch_unwind(AssertUnwindSafe(|| next.ordinary()));
+        let is_other = ordinary.is_ok() && seen.next != 0 && seen.next != next.fingerprint();
+        is_other || self.follows(world, print) != seen.follows
+    }
+
+    fn follows(&self, world: &World, print: u64) -> Option<u64> {
+        if !self.bounds.checks_sameness || !print.is_multiple_of(SAMPLE) {
+            return None;
+        }
+        let after = |happening: Happening| {
+            let mut next = world.clone();
+            let changed = catch_unwind(AssertUnwindSafe(|| next.happen(happening)));
+            changed.is_ok_and(|changed| changed).then(|| next.fingerprint())
+        };
+        let mut digest = 0_u64;
+        for happening in world.deviations(&self.bounds.menu) {
+            digest = digest.rotate_left(7) ^ after(happening).unwrap_or(1);
+        }
+        Some(digest)
     }
 
     fn branch(&mut self, world: &World, from: u64, left: u8, depth: usize) {
@@ -224,13 +267,12 @@ impl Explorer<'_> {
             while !steps.contains_key(&at) {
                 path.push(at);
                 let next = self.seen.get(&at).map_or(0, |seen| seen.next);
+                let is_known = next != 0 && self.seen.contains_key(&next);
                 // Not followed: the exploration ended before.
-                if next == 0 || !self.seen.contains_key(&next) {
-                    if !self.report.is_complete {
-                        break;
-                    }
+                if !is_known && !self.report.is_complete {
+                    break;
                 }
-                if path.len() > self.seen.len() || next == 0 {
+                if !is_known || path.len() > self.seen.len() {
                     let (trace, then) = self.trace(*print, Happening::Ordinary);
                     let what = "a pair without faults never becomes healthy".to_owned();
                     self.report.found = Some(Found { what, trace, then });

@@ -23,6 +23,9 @@ struct Arguments {
     /// What may happen, of: crashes, link, log, delays, moves, devices, truncation.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Compare what can happen next in states that are taken for the same.
+    #[arg(long)]
+    check_sameness: bool,
     /// Most states.
     #[arg(long, default_value_t = 20_000_000)]
     states: usize,
@@ -67,6 +70,7 @@ fn main() -> anyhow::Result<()> {
         deviations: arguments.deviations,
         menu: menu(&arguments),
         rates: [first, second],
+        checks_sameness: arguments.check_sameness,
         states_max: arguments.states,
         time_max: Duration::from_secs(arguments.seconds),
     };
@@ -94,12 +98,13 @@ fn main() -> anyhow::Result<()> {
 
 fn tell(report: &Report, took: Duration) {
     println!(
-        "{} states ({} healthy), {} transitions, depth {}, at most {} ordinary steps to a healthy pair, {:.1?}{}",
+        "{} states ({} healthy), {} transitions, depth {}, at most {} ordinary steps to a healthy pair, {} compared, {:.1?}{}",
         report.states,
         report.healthy,
         report.transitions,
         report.depth,
         report.recovery,
+        report.compared,
         took,
         if report.is_complete { "" } else { ", NOT COMPLETE" }
     );
