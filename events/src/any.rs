@@ -1,6 +1,8 @@
 //! Either engine, for programs that choose at their start.
 
-use crate::{AppendError, EmbeddedLog, Exchange, JetStreamLog, Log, Position, ReadError, StoredCommit};
+use crate::{
+    AppendError, EmbeddedLog, Exchange, JetStreamLog, Log, Position, ReadError, StoredCommit,
+};
 use std::time::Duration;
 use voute_schemas::{Commit, Sequence};
 
