@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Most that the two clocks may part between two looks, which are at most [`LOOK_EVERY_MAX`] apart:
 /// adjusting the rate of one parts them by at most a tenth of that time.
 pub(crate) const SUSPENDED: Duration = Duration::from_millis(500);
+/// The clocks are compared with care when they seem to have parted by so much. Half of
+/// [`SUSPENDED`], so that what they part by slowly never adds up to that.
+const LOOK_CLOSER: Duration = Duration::from_millis(250);
 /// Longest that reading both clocks may take to be of use: a thread can be stopped in between, and
 /// would take the pause for a suspension.
 const READ_WITHIN: Duration = Duration::from_millis(50);
@@ -19,7 +22,7 @@ pub(crate) const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
 
 /// Reads the clock; one per thread.
 pub(crate) struct Clock {
-    /// Boot time less raw time at the last look.
+    /// [`apart`] at the last careful look.
     apart: Duration,
 }
 
@@ -33,6 +36,15 @@ impl Clock {
     /// # Panics
     /// Never; but it ends the process if the machine was suspended since the last look.
     pub(crate) fn now(&mut self) -> Duration {
+        // Boot time first: a pause between the two readings makes it look late, never ahead.
+        let (boot, now) = (read(libc::CLOCK_BOOTTIME), raw());
+        let (apart, known) = (apart(boot, now), self.apart);
+        if apart.abs_diff(known) < LOOK_CLOSER { now } else { self.look_closer() }
+    }
+
+    /// The clocks have parted, or this thread paused between reading them: tells which.
+    #[cold]
+    fn look_closer(&mut self) -> Duration {
         let (now, apart) = both();
         if was_suspended(self.apart, apart) {
             tracing::error!(
@@ -46,14 +58,19 @@ impl Clock {
     }
 }
 
-/// The raw time, and how far boot time is ahead of it.
+/// The raw time, and how far boot time is from it.
 fn both() -> (Duration, Duration) {
     loop {
         let (before, boot, after) = (raw(), read(libc::CLOCK_BOOTTIME), raw());
         if after.saturating_sub(before) <= READ_WITHIN {
-            return (after, boot.saturating_sub(before));
+            return (after, apart(boot, before));
         }
     }
+}
+
+/// Boot time less raw time, plus a constant: the raw clock, which nobody adjusts, may be ahead.
+fn apart(boot: Duration, raw: Duration) -> Duration {
+    (boot + Duration::from_secs(1 << 32)).saturating_sub(raw)
 }
 
 /// Whether the difference of the clocks grew as only a suspension makes it grow.
@@ -86,6 +103,14 @@ mod tests {
         let mut clock = Clock::new();
         let first = clock.now();
         assert!(clock.now() >= first);
+    }
+
+    #[test]
+    fn a_suspension_is_seen_although_the_raw_clock_is_ahead() {
+        let at = Duration::from_secs;
+        let before = apart(at(1_000), at(1_020));
+        assert!(was_suspended(before, apart(at(1_010), at(1_021))));
+        assert!(!was_suspended(before, apart(at(1_010), at(1_030))));
     }
 
     #[test]

@@ -2,15 +2,25 @@
 //! kernel's hands for it.
 
 use crate::link::{LinkIn, LinkOut};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use crate::sending::{Sending, Sent};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, recv, recvmsg};
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// Bits of a connection's id that are its place in the reactor's table.
 const PLACE_BITS: u32 = 20;
 /// Most connections that a table may ever hold.
 pub(crate) const CONNECTIONS_MAX: usize = 1 << PLACE_BITS;
-/// An output buffer that grew beyond this is not kept for the next send, bytes.
-const OUTPUT_KEPT_MAX: usize = 2 << 20;
+/// Data that is still to come for a request is received where it will rest if it is at least so long;
+/// less is cheaper to copy than to receive apart, bytes.
+const IN_PLACE_MIN: usize = 4_096;
+/// What is received along with such data: most often the next header and the beginning of the next
+/// data, which is copied, bytes.
+const BEYOND_MAX: usize = 4_096;
+/// Read data of at least so much is sent from where it was read to, bytes.
+const INSET_MIN: usize = 16 << 10;
 
 /// Names a connection for as long as the reactor lives: places are used again, ids are not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,8 +87,44 @@ impl Protocol {
         }
     }
 
-    fn output(&mut self) -> &mut Vec<u8> {
-        each!(self, connection => connection.output())
+    /// Where the next bytes rest in the end, if they are data of a request.
+    fn receive_room(&mut self) -> Option<&mut [u8]> {
+        let room = match self {
+            Protocol::Nvme(connection) => connection.receive_room(),
+            Protocol::LinkIn(link) => link.connection.receive_room(),
+            Protocol::LinkOut(link) => link.connection.receive_room(),
+            Protocol::Iscsi(_) => None,
+        };
+        room.filter(|room| room.len() >= IN_PLACE_MIN)
+    }
+
+    fn received_in_place(&mut self, length: usize, now: Duration) {
+        match self {
+            Protocol::Nvme(connection) => connection.received_in_place(length, now),
+            Protocol::LinkIn(link) => link.connection.received_in_place(length, now),
+            Protocol::LinkOut(link) => link.connection.received_in_place(length, now),
+            Protocol::Iscsi(_) => {}
+        }
+    }
+
+    /// Takes what it wants to send. Memory changes places, so that nothing is allocated anew.
+    fn take_output(&mut self, sending: &mut Sending) {
+        let Sending { bytes, insets, .. } = sending;
+        match self {
+            Protocol::Nvme(connection) => connection.take_output(bytes, insets),
+            Protocol::LinkIn(link) => link.connection.take_output(bytes, insets),
+            Protocol::Iscsi(connection) => std::mem::swap(connection.output(), bytes),
+            Protocol::LinkOut(link) => std::mem::swap(link.connection.output(), bytes),
+        }
+    }
+
+    /// Asks it to spare copies where it can.
+    fn spare_copies(&mut self) {
+        match self {
+            Protocol::Nvme(connection) => connection.inset_from(INSET_MIN),
+            Protocol::LinkIn(link) => link.connection.inset_from(INSET_MIN),
+            Protocol::Iscsi(_) | Protocol::LinkOut(_) => {}
+        }
     }
 
     fn wants_input(&mut self) -> bool {
@@ -105,15 +151,33 @@ impl Protocol {
     }
 }
 
+/// What a socket had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Received {
+    /// So many bytes where they rest, so many in the scratch memory.
+    Some { in_place: usize, beyond: usize },
+    /// Nothing now.
+    Nothing,
+    /// Nothing, for ever.
+    Over,
+}
+
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) protocol: Protocol,
     /// `None` when it is closed and the connection only waits for its requests to end.
     socket: Option<OwnedFd>,
-    /// What the kernel is sending, from the beginning.
-    sending: Vec<u8>,
-    is_sending: bool,
-    is_receiving: bool,
+    sending: Sending,
+    /// The kernel tells when the socket has room again.
+    is_awaiting_room: bool,
+    /// The kernel tells when there is input.
+    is_watched: bool,
+    /// In the reactor's list of connections whose socket is asked for input in its next turn.
+    pub(crate) is_asked: bool,
+    /// The last input filled all the room that was offered: there is probably more.
+    pub(crate) has_more: bool,
+    /// When input came last.
+    pub(crate) heard: Duration,
     /// The address that the kernel is connecting to; boxed, since the kernel reads it.
     pub(crate) connecting: Option<Box<socket2::SockAddr>>,
     /// The socket is of no use any more.
@@ -128,10 +192,10 @@ pub(crate) struct Connection {
 
 /// What a connection wants from its reactor next.
 pub(crate) enum Want {
-    /// Hand `sending` to the kernel.
-    Send,
-    /// Ask the kernel for input.
-    Receive,
+    /// Tell it by [`Connection::has_room`] when its socket has room.
+    Room,
+    /// Ask its socket for input, now or when there is some.
+    Input,
     /// Hand it to another reactor.
     Move(usize),
     /// Forget it.
@@ -141,14 +205,23 @@ pub(crate) enum Want {
 }
 
 impl Connection {
-    pub(crate) fn new(id: ConnectionId, socket: OwnedFd, protocol: Protocol) -> Self {
+    pub(crate) fn new(
+        id: ConnectionId,
+        socket: OwnedFd,
+        mut protocol: Protocol,
+        now: Duration,
+    ) -> Self {
+        protocol.spare_copies();
         Connection {
             id,
             protocol,
             socket: Some(socket),
-            sending: Vec::new(),
-            is_sending: false,
-            is_receiving: false,
+            sending: Sending::default(),
+            is_awaiting_room: false,
+            is_watched: false,
+            is_asked: false,
+            has_more: false,
+            heard: now,
             connecting: None,
             is_broken: false,
             is_listed: false,
@@ -162,27 +235,75 @@ impl Connection {
         self.socket.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// What the kernel sends; stays where it is until [`Self::sent`].
-    pub(crate) fn sending(&self) -> &[u8] {
-        &self.sending
+    /// The kernel will say when there is input.
+    pub(crate) fn watched(&mut self) {
+        self.is_watched = true;
     }
 
-    /// The kernel has sent `result` bytes, or failed.
-    pub(crate) fn sent(&mut self, result: i32) {
-        self.is_sending = false;
-        match usize::try_from(result) {
-            Ok(length) if length >= self.sending.len() => self.sending.clear(),
-            Ok(length) if length > 0 => drop(self.sending.drain(..length)),
-            _ => self.break_off(),
+    /// The kernel says that there is input, or that there never will be.
+    pub(crate) fn has_input(&mut self, result: i32) {
+        self.is_watched = false;
+        if result < 0 {
+            self.break_off();
         }
     }
 
-    /// The kernel received something (or the end, or failed).
-    pub(crate) fn received(&mut self, result: i32) {
-        self.is_receiving = false;
-        // No buffer was free: they come back within this turn of the loop, it is asked for again.
-        if result <= 0 && result != -libc::ENOBUFS {
+    /// The kernel says that there is room, or that there never will be.
+    pub(crate) fn has_room(&mut self, result: i32) {
+        self.is_awaiting_room = false;
+        if result < 0 {
             self.break_off();
+        }
+    }
+
+    /// Whether it takes input now.
+    pub(crate) fn takes_input(&mut self) -> bool {
+        !self.is_broken && self.protocol.wants_input()
+    }
+
+    /// Takes what the socket has: into the memory where it will rest, as far as that is known, and
+    /// from there on into `scratch`. Never waits.
+    pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Received {
+        let Some(socket) = &self.socket else { return Received::Over };
+        let flags = RecvFlags::DONTWAIT;
+        let (received, room, offered) = match self.protocol.receive_room() {
+            Some(room) => {
+                let length = room.len();
+                let beyond = &mut scratch[..BEYOND_MAX];
+                let offered = length + beyond.len();
+                let mut pieces = [IoSliceMut::new(room), IoSliceMut::new(beyond)];
+                let mut ancillary = RecvAncillaryBuffer::default();
+                let received = recvmsg(socket.as_fd(), &mut pieces, &mut ancillary, flags);
+                (received.map(|message| message.bytes), length, offered)
+            }
+            None => {
+                let offered = scratch.len();
+                let received = recv(socket.as_fd(), &mut *scratch, flags);
+                (received.map(|(length, _)| length), 0, offered)
+            }
+        };
+        match received {
+            Ok(0) => Received::Over,
+            Ok(length) => {
+                self.has_more = length == offered;
+                Received::Some { in_place: length.min(room), beyond: length.saturating_sub(room) }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {
+                self.has_more = false;
+                Received::Nothing
+            }
+            Err(_) => Received::Over,
+        }
+    }
+
+    /// Hands on what [`Self::receive`] took. `now`: read after that.
+    pub(crate) fn hand_on(&mut self, in_place: usize, beyond: &[u8], now: Duration) {
+        self.heard = now;
+        if in_place > 0 {
+            self.protocol.received_in_place(in_place, now);
+        }
+        if !beyond.is_empty() {
+            self.protocol.receive(beyond, now);
         }
     }
 
@@ -212,12 +333,12 @@ impl Connection {
         self.is_broken
     }
 
-    /// Whether the kernel still reads or writes memory of it.
+    /// Whether the kernel still has something to tell about it, or reads memory of it.
     pub(crate) fn is_in_kernel(&self) -> bool {
-        self.is_sending || self.is_receiving || self.connecting.is_some()
+        self.is_watched || self.is_awaiting_room || self.connecting.is_some()
     }
 
-    /// The next thing to do; to be asked until [`Want::Nothing`].
+    /// Sends what there is, and tells the next thing to do; to be asked until [`Want::Nothing`].
     pub(crate) fn want(&mut self) -> Want {
         if self.is_broken {
             return self.want_when_broken();
@@ -228,20 +349,28 @@ impl Connection {
             }
             return Want::Nothing;
         }
-        if !self.is_sending && self.fill() {
-            self.is_sending = true;
-            return Want::Send;
-        }
-        if (self.protocol.is_closing() || self.close_when_sent) && !self.is_sending {
-            self.break_off();
-            return self.want_when_broken();
+        if !self.is_awaiting_room {
+            match self.send() {
+                Sent::All => {}
+                Sent::Some => {
+                    self.is_awaiting_room = true;
+                    return Want::Room;
+                }
+                Sent::Broken => {
+                    self.break_off();
+                    return self.want_when_broken();
+                }
+            }
+            if self.protocol.is_closing() || self.close_when_sent {
+                self.break_off();
+                return self.want_when_broken();
+            }
         }
         if let Some(reactor) = self.moving_to {
             return if self.is_in_kernel() { Want::Nothing } else { Want::Move(reactor) };
         }
-        if !self.is_receiving && self.protocol.wants_input() {
-            self.is_receiving = true;
-            return Want::Receive;
+        if !self.is_watched && !self.is_asked && self.protocol.wants_input() {
+            return Want::Input;
         }
         Want::Nothing
     }
@@ -256,20 +385,12 @@ impl Connection {
         Want::Nothing
     }
 
-    /// Takes the protocol's output for sending, unless the last is not sent yet. The two buffers
-    /// change places, so that neither is allocated anew.
-    fn fill(&mut self) -> bool {
-        if !self.sending.is_empty() {
-            return true;
+    fn send(&mut self) -> Sent {
+        let Some(socket) = &self.socket else { return Sent::All };
+        if self.sending.is_empty() {
+            self.sending.rewind();
+            self.protocol.take_output(&mut self.sending);
         }
-        let output = self.protocol.output();
-        if output.is_empty() {
-            return false;
-        }
-        if self.sending.capacity() > OUTPUT_KEPT_MAX {
-            self.sending = Vec::new();
-        }
-        std::mem::swap(output, &mut self.sending);
-        true
+        self.sending.send(socket.as_fd())
     }
 }

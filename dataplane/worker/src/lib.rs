@@ -29,6 +29,7 @@ mod offer;
 mod reactor;
 mod reservations;
 mod ring;
+mod sending;
 mod translation;
 
 pub use agent::escalations::{Answered, Asker, Escalations, WAITING_MAX};

@@ -40,6 +40,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use voute_buffer::Buffer;
 use voute_device::DeviceQueue;
 use voute_mirror::{Access, Action, DeviceTag, Identity, Mirror};
 use voute_schemas::command::Escalation;
@@ -55,6 +56,8 @@ const ROUNDS_PER_TURN: usize = 64;
 /// Least time between two questions to a mirror when it wants to be ticked, while the reactor is
 /// busy; mirrors count in milliseconds.
 const ASK_EVERY_MIN: Duration = Duration::from_micros(100);
+/// Memory for input whose place is not known yet, bytes.
+const SCRATCH_BYTES: usize = 64 << 10;
 /// How long the kernel may take to give back what it holds when the reactor ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -140,6 +143,14 @@ pub(crate) struct Reactor {
     connections_made: u64,
     /// Places of connections to pull requests from, and to look after before sleeping.
     listed: Vec<usize>,
+    /// Places of connections whose sockets are asked for input in the next turn; and an empty list
+    /// whose memory is used in turn.
+    asking: Vec<usize>,
+    asked: Vec<usize>,
+    /// Where input arrives whose place is not known yet.
+    scratch: Buffer,
+    /// When this turn began.
+    turn: Duration,
     /// Places of connections, and when the first of them wants to be ticked.
     connections_due: Option<Duration>,
     host_work: Slab<HostWork>,
@@ -183,6 +194,10 @@ impl Reactor {
             connections: Slab::new(),
             connections_made: 0,
             listed: Vec::new(),
+            asking: Vec::new(),
+            asked: Vec::new(),
+            scratch: Buffer::zeroed(SCRATCH_BYTES),
+            turn: Duration::ZERO,
             connections_due: None,
             host_work: Slab::new(),
             reserving: Slab::new(),
@@ -202,23 +217,25 @@ impl Reactor {
     /// If the kernel refuses to go on.
     pub(crate) fn run(mut self) -> io::Result<()> {
         self.ring.poll(self.parts.inbox.as_fd().as_raw_fd(), Purpose::Wake, true);
-        let mut busy_until = self.clock.now() + self.parts.spin;
+        self.turn = self.clock.now();
+        let mut busy_until = self.turn + self.parts.spin;
         while !self.is_ending {
             let mut worked = self.read_mailbox();
             worked |= self.reap();
+            worked |= self.ask_sockets();
             worked |= self.notice();
             worked |= self.keep_time();
             worked |= self.pump();
             worked |= self.settle();
             self.devices.flush_submissions();
             self.send_backlog();
-            let now = self.clock.now();
+            self.turn = self.clock.now();
             if worked {
-                busy_until = now + self.parts.spin;
+                busy_until = self.turn + self.parts.spin;
             }
-            match now < busy_until {
+            match self.turn < busy_until {
                 true => self.ring.enter(None)?,
-                false => self.sleep(now)?,
+                false => self.sleep(self.turn)?,
             }
         }
         self.end()
@@ -257,8 +274,10 @@ impl Reactor {
             Message::Forget(leg) => self.devices.detach_leg(leg),
             Message::Answered { shard, outcomes } => {
                 for (escalation, outcome) in &outcomes {
-                    if let (Escalation::WantOwner { group, .. }, EscalationOutcome::Refused { .. }) =
-                        (escalation, outcome)
+                    if let (
+                        Escalation::WantOwner { group, .. },
+                        EscalationOutcome::Refused { .. },
+                    ) = (escalation, outcome)
                     {
                         self.move_refused(*group);
                     }
@@ -358,8 +377,8 @@ impl Reactor {
         for one in completed.drain(..) {
             match one.purpose {
                 Purpose::Accept => self.accepted(one.key, one.result, one.more),
-                Purpose::Receive => self.received(one.key, one.result, one.buffer),
-                Purpose::Send => self.on(one.key, |connection| connection.sent(one.result)),
+                Purpose::Input => self.has_input(one.key, one.result),
+                Purpose::Room => self.on(one.key, |connection| connection.has_room(one.result)),
                 Purpose::Connect => self.on(one.key, |connection| connection.connected(one.result)),
                 Purpose::Wake => {
                     self.parts.inbox.clear();
@@ -522,6 +541,7 @@ impl Reactor {
     }
 
     fn sleep(&mut self, now: Duration) -> io::Result<()> {
+        self.stop_asking();
         self.parts.inbox.fall_asleep();
         let noticed = self.noticed;
         let published = self
@@ -550,7 +570,12 @@ impl Reactor {
     fn next_deadline(&mut self, now: Duration) -> Option<Duration> {
         let shards = self.shards.iter_mut().filter_map(|shard| shard.next_deadline(now));
         let listeners = self.listeners.iter().filter_map(|listener| listener.retry_at);
-        shards.chain(self.moves.next_deadline()).chain(self.connections_due).chain(self.links_due).chain(listeners).min()
+        shards
+            .chain(self.moves.next_deadline())
+            .chain(self.connections_due)
+            .chain(self.links_due)
+            .chain(listeners)
+            .min()
     }
 
     /// Lets go of everything, and waits until the kernel has too: it may still read and write the

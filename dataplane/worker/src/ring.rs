@@ -1,32 +1,25 @@
-//! The io_uring of a reactor: sockets, wake-ups and the buffers that received bytes arrive in.
+//! The io_uring of a reactor: it accepts, connects, wakes, and says which sockets have input or room.
 //!
-//! Receives take a buffer from a ring of few large ones only when bytes have come, so that thousands
-//! of idle connections hold no memory; a buffer goes back as soon as the protocol has seen it.
+//! Bytes do not go through it: a receive or send that can do something at once is cheaper as a system
+//! call of its own than as an entry, a wake-up of the entry and a completion, and it lets data go
+//! straight where it will rest, without memory being in the kernel's hands meanwhile.
 
-use io_uring::types::{self, BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::types::{self, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
-use voute_buffer::Buffer;
 
 /// Submission queue entries.
 const ENTRIES: u32 = 1_024;
-/// Receive buffers; a power of two.
-const BUFFERS: u16 = 32;
-/// Length of one, bytes.
-const BUFFER_BYTES: usize = 256 << 10;
-const BUFFER_GROUP: u16 = 0;
 
 /// What an entry was for; carried in its user data with a 56-bit key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
     Accept = 1,
-    Receive = 2,
-    Send = 3,
+    Input = 2,
+    Room = 3,
     Connect = 4,
     Wake = 5,
     Devices = 6,
@@ -40,13 +33,10 @@ pub(crate) struct Completed {
     pub(crate) result: i32,
     /// More completions of the same entry follow.
     pub(crate) more: bool,
-    /// The buffer that holds what was received.
-    pub(crate) buffer: Option<u16>,
 }
 
 pub(crate) struct Ring {
     ring: IoUring,
-    buffers: BufferRing,
     /// Entries that found the queue full; as many as there are sockets at most.
     overflow: VecDeque<squeue::Entry>,
 }
@@ -54,9 +44,7 @@ pub(crate) struct Ring {
 impl Ring {
     /// A ring with the best set-up that this kernel has.
     pub(crate) fn new() -> io::Result<Self> {
-        let ring = build()?;
-        let buffers = BufferRing::register(&ring)?;
-        Ok(Ring { ring, buffers, overflow: VecDeque::new() })
+        Ok(Ring { ring: build()?, overflow: VecDeque::new() })
     }
 
     fn push(&mut self, entry: squeue::Entry, purpose: Purpose, key: u64) {
@@ -74,25 +62,16 @@ impl Ring {
         self.push(opcode::AcceptMulti::new(Fd(socket)).flags(flags).build(), Purpose::Accept, key);
     }
 
-    /// Receives once, into one of the ring's buffers.
-    pub(crate) fn receive(&mut self, socket: RawFd, key: u64) {
-        let entry = opcode::Recv::new(Fd(socket), std::ptr::null_mut(), BUFFER_BYTES as u32)
-            .buf_group(BUFFER_GROUP)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
-        self.push(entry, Purpose::Receive, key);
+    /// Tells once when a socket has input, or is of no use any more.
+    pub(crate) fn watch_input(&mut self, socket: RawFd, key: u64) {
+        let entry = opcode::PollAdd::new(Fd(socket), libc::POLLIN as u32).build();
+        self.push(entry, Purpose::Input, key);
     }
 
-    /// Sends all of `bytes`, unless the connection breaks.
-    ///
-    /// # Safety
-    /// `bytes` must stay where it is, unchanged, until the completion.
-    pub(crate) unsafe fn send(&mut self, socket: RawFd, key: u64, bytes: &[u8]) {
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Send::new(Fd(socket), bytes.as_ptr(), length)
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-            .build();
-        self.push(entry, Purpose::Send, key);
+    /// Tells once when a socket has room, or is of no use any more.
+    pub(crate) fn watch_room(&mut self, socket: RawFd, key: u64) {
+        let entry = opcode::PollAdd::new(Fd(socket), libc::POLLOUT as u32).build();
+        self.push(entry, Purpose::Room, key);
     }
 
     /// Connects.
@@ -168,8 +147,8 @@ impl Ring {
         for entry in self.ring.completion() {
             let purpose = match entry.user_data() >> 56 {
                 1 => Purpose::Accept,
-                2 => Purpose::Receive,
-                3 => Purpose::Send,
+                2 => Purpose::Input,
+                3 => Purpose::Room,
                 4 => Purpose::Connect,
                 5 => Purpose::Wake,
                 6 => Purpose::Devices,
@@ -180,19 +159,8 @@ impl Ring {
                 key: entry.user_data() & ((1 << 56) - 1),
                 result: entry.result(),
                 more: cqueue::more(entry.flags()),
-                buffer: cqueue::buffer_select(entry.flags()),
             });
         }
-    }
-
-    /// What was received into a buffer.
-    pub(crate) fn received(&self, buffer: u16, length: usize) -> &[u8] {
-        self.buffers.bytes(buffer, length)
-    }
-
-    /// Gives a buffer back.
-    pub(crate) fn recycle(&mut self, buffer: u16) {
-        self.buffers.give(buffer);
     }
 }
 
@@ -209,54 +177,6 @@ fn build() -> io::Result<IoUring> {
         .setup_taskrun_flag()
         .setup_submit_all();
     tuned.build(ENTRIES).or_else(|_| builder.build(ENTRIES))
-}
-
-/// Buffers that the kernel picks from by itself (5.19).
-struct BufferRing {
-    /// The ring of entries, page-aligned, shared with the kernel.
-    entries: Buffer,
-    memory: Vec<Buffer>,
-    tail: u16,
-}
-
-impl BufferRing {
-    fn register(ring: &IoUring) -> io::Result<Self> {
-        let entries = Buffer::zeroed(usize::from(BUFFERS) * size_of::<BufRingEntry>());
-        let memory = (0..BUFFERS).map(|_| Buffer::zeroed(BUFFER_BYTES)).collect();
-        let mut buffers = BufferRing { entries, memory, tail: 0 };
-        let address = buffers.base().as_ptr() as u64;
-        // SAFETY: the entries live as long as `Ring`, whose drop closes the io_uring first.
-        unsafe {
-            ring.submitter().register_buf_ring_with_flags(address, BUFFERS, BUFFER_GROUP, 0)?
-        };
-        (0..BUFFERS).for_each(|buffer| buffers.give(buffer));
-        Ok(buffers)
-    }
-
-    fn base(&mut self) -> NonNull<BufRingEntry> {
-        NonNull::from(&mut *self.entries).cast()
-    }
-
-    fn give(&mut self, buffer: u16) {
-        let base = self.base().as_ptr();
-        let memory = &mut self.memory[usize::from(buffer)];
-        let (address, length) = (memory.as_mut_ptr() as u64, memory.len() as u32);
-        // SAFETY: the index is within the ring; this entry is ours until the tail moves over it.
-        let entry = unsafe { &mut *base.add(usize::from(self.tail % BUFFERS)) };
-        entry.set_addr(address);
-        entry.set_len(length);
-        entry.set_bid(buffer);
-        self.tail = self.tail.wrapping_add(1);
-        // SAFETY: the kernel reads the tail from the first entry's reserved field, which no other
-        // access of ours touches; an atomic store publishes the entry above.
-        unsafe {
-            (*BufRingEntry::tail(base).cast::<AtomicU16>()).store(self.tail, Ordering::Release)
-        };
-    }
-
-    fn bytes(&self, buffer: u16, length: usize) -> &[u8] {
-        self.memory.get(usize::from(buffer)).and_then(|memory| memory.get(..length)).unwrap_or(&[])
-    }
 }
 
 #[cfg(test)]
@@ -277,33 +197,45 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_and_go_through_the_ring() {
+    fn input_and_room_are_told_once_each_time_they_are_watched() {
         let mut ring = Ring::new().unwrap();
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        for round in 0..3 * u32::from(BUFFERS) {
-            theirs.write_all(&round.to_le_bytes()).unwrap();
-            ring.receive(ours.as_raw_fd(), 7);
-            let done = next(&mut ring);
-            assert_eq!((done.purpose, done.key, done.result), (Purpose::Receive, 7, 4));
-            let buffer = done.buffer.expect("a receive picks a buffer");
-            assert_eq!(ring.received(buffer, 4), round.to_le_bytes());
-            ring.recycle(buffer);
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        for round in 0..3 {
+            ring.watch_input(ours.as_raw_fd(), round);
+            ring.enter(None).unwrap();
+            theirs.write_all(&[7]).unwrap();
+            let told = next(&mut ring);
+            assert_eq!((told.purpose, told.key, told.result), (Purpose::Input, round, 1));
+            ours.read_exact(&mut [0]).unwrap();
         }
-        let bytes = vec![5; 100_000];
-        // SAFETY: `bytes` outlives the completion awaited below.
-        unsafe { ring.send(ours.as_raw_fd(), 9, &bytes) };
+        ours.set_nonblocking(true).unwrap();
+        while ours.write(&[0; 4096]).is_ok() {}
+        ring.watch_room(ours.as_raw_fd(), 9);
         ring.enter(None).unwrap();
-        let mut back = vec![0; bytes.len()];
-        theirs.read_exact(&mut back).unwrap();
-        assert_eq!(next(&mut ring).result, 100_000);
-        assert_eq!(back, bytes);
+        let mut completed = Vec::new();
+        ring.reap(&mut completed);
+        assert!(completed.is_empty(), "nobody has read yet");
+        theirs.set_nonblocking(true).unwrap();
+        while theirs.read(&mut [0; 4096]).is_ok() {}
+        let told = next(&mut ring);
+        assert_eq!((told.purpose, told.key), (Purpose::Room, 9));
+    }
+
+    #[test]
+    fn a_watch_ends_when_the_socket_is_shut_down() {
+        let mut ring = Ring::new().unwrap();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        ring.watch_input(ours.as_raw_fd(), 4);
+        ring.enter(None).unwrap();
+        ours.shutdown(std::net::Shutdown::Both).unwrap();
+        assert_eq!(next(&mut ring).key, 4);
     }
 
     #[test]
     fn everything_can_be_cancelled() {
         let mut ring = Ring::new().unwrap();
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        ring.receive(ours.as_raw_fd(), 1);
+        ring.watch_input(ours.as_raw_fd(), 1);
         ring.enter(None).unwrap();
         ring.cancel_everything();
         let mut completed = Vec::new();
@@ -311,7 +243,7 @@ mod tests {
             ring.enter(Some(Duration::from_secs(5))).unwrap();
             ring.reap(&mut completed);
         }
-        let receive = completed.iter().find(|one| one.purpose == Purpose::Receive).unwrap();
-        assert_eq!(receive.result, -libc::ECANCELED);
+        let watch = completed.iter().find(|one| one.purpose == Purpose::Input).unwrap();
+        assert_eq!(watch.result, -libc::ECANCELED);
     }
 }

@@ -1,7 +1,7 @@
 //! Listening, accepting, receiving, sending.
 
 use super::Reactor;
-use crate::connection::{Connection, ConnectionId, Protocol, Want};
+use crate::connection::{Connection, ConnectionId, Protocol, Received, Want};
 use crate::link::LinkIn;
 use crate::mailbox::{Message, Service};
 use crate::metrics::count;
@@ -12,6 +12,11 @@ use voute_iscsi::PortalId;
 
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Most connections whose sockets are asked for input in every turn for as long as the reactor spins,
+/// instead of waiting until the ring tells of some: a question without an answer costs a tenth of a
+/// request, a wake-up by the ring more than that, so that it pays for the few that are busiest.
+const ASKED_MAX: usize = 4;
 
 /// Silence after which the kernel asks whether the other end of a link is still there.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(5);
@@ -127,7 +132,7 @@ impl Reactor {
         let entry = self.connections.vacant_entry();
         let place = entry.key();
         let id = ConnectionId::new(self.connections_made, place);
-        entry.insert(Connection::new(id, socket, protocol));
+        entry.insert(Connection::new(id, socket, protocol, self.turn));
         self.list(place);
         place
     }
@@ -145,18 +150,73 @@ impl Reactor {
         self.greet_held(place);
     }
 
-    pub(super) fn received(&mut self, place: u64, result: i32, buffer: Option<u16>) {
+    /// The kernel says that a socket has input.
+    pub(super) fn has_input(&mut self, place: u64, result: i32) {
         let place = usize::try_from(place).unwrap_or(usize::MAX);
-        let now = self.clock.now();
-        if let Some(connection) = self.connections.get_mut(place) {
-            connection.received(result);
-            if let (Some(buffer), Ok(length)) = (buffer, usize::try_from(result)) {
-                connection.protocol.receive(self.ring.received(buffer, length), now);
-            }
-            self.list(place);
+        let Some(connection) = self.connections.get_mut(place) else { return };
+        connection.has_input(result);
+        if !connection.is_asked && connection.takes_input() {
+            connection.is_asked = true;
+            self.asking.push(place);
         }
-        if let Some(buffer) = buffer {
-            self.ring.recycle(buffer);
+        self.list(place);
+    }
+
+    /// Asks the sockets for input of which there may be some.
+    pub(super) fn ask_sockets(&mut self) -> bool {
+        let mut worked = false;
+        let mut asking = std::mem::replace(&mut self.asking, std::mem::take(&mut self.asked));
+        for place in asking.drain(..) {
+            worked |= self.ask_socket(place);
+        }
+        self.asked = asking;
+        worked
+    }
+
+    fn ask_socket(&mut self, place: usize) -> bool {
+        let Some(connection) = self.connections.get_mut(place) else { return false };
+        // Its place may have been another's when it was put on the list.
+        if !std::mem::take(&mut connection.is_asked) || !connection.takes_input() {
+            return false;
+        }
+        match connection.receive(&mut self.scratch) {
+            Received::Some { in_place, beyond } => {
+                let now = self.clock.now();
+                connection.hand_on(in_place, &self.scratch[..beyond], now);
+            }
+            Received::Nothing => {
+                self.expect_input(place);
+                return false;
+            }
+            Received::Over => connection.break_off(),
+        }
+        self.list(place);
+        true
+    }
+
+    /// Input of this connection is awaited: its socket is asked in the next turn, or the kernel tells.
+    fn expect_input(&mut self, place: usize) {
+        let connection = &mut self.connections[place];
+        let is_busy =
+            self.asking.len() < ASKED_MAX && self.turn < connection.heard + self.parts.spin;
+        if connection.has_more || is_busy {
+            connection.is_asked = true;
+            self.asking.push(place);
+        } else if let Some(socket) = connection.descriptor() {
+            connection.watched();
+            self.ring.watch_input(socket, place as u64);
+        }
+    }
+
+    /// From now on only the kernel tells of input.
+    pub(super) fn stop_asking(&mut self) {
+        while let Some(place) = self.asking.pop() {
+            let Some(connection) = self.connections.get_mut(place) else { continue };
+            let was_asked = std::mem::take(&mut connection.is_asked);
+            if let Some(socket) = connection.descriptor().filter(|_| was_asked) {
+                connection.watched();
+                self.ring.watch_input(socket, place as u64);
+            }
         }
     }
 
@@ -178,16 +238,11 @@ impl Reactor {
         loop {
             let connection = &mut self.connections[place];
             match connection.want() {
-                Want::Send => {
+                Want::Room => {
                     let Some(socket) = connection.descriptor() else { return false };
-                    // SAFETY: the connection keeps the bytes unchanged until `sent`, and stays in
-                    // the table until then.
-                    unsafe { self.ring.send(socket, place as u64, connection.sending()) }
+                    self.ring.watch_room(socket, place as u64);
                 }
-                Want::Receive => {
-                    let Some(socket) = connection.descriptor() else { return false };
-                    self.ring.receive(socket, place as u64);
-                }
+                Want::Input => self.expect_input(place),
                 Want::Move(reactor) => {
                     let connection = self.connections.remove(place);
                     self.post(reactor, Message::Adopt(Box::new(connection)));
