@@ -5,7 +5,8 @@ set -euo pipefail
 me=$(cat /etc/nvme/hostnqn)
 live_paths() { [ "$(nvme_paths "$NQN" | grep -c ' live ')" = "$1" ]; }
 gone_paths() { [ -z "$(nvme_paths "$NQN")" ]; }
-leave() { nvme disconnect -n "$NQN" >/dev/null; wait_for 20 gone_paths; }
+# What udev still reads would fail with the last path, and be told.
+leave() { settle || true; nvme disconnect -n "$NQN" >/dev/null; wait_for 20 gone_paths; }
 go() { nvme connect -t tcp -a "${SITE:-10.77.1.1}" -s 4420 -n "$NQN" "$@"; }
 # keep NAME KEY: as a secret of the cluster.
 keep() { host "printf '%s' '$2' >$RUN/$1.key && $CLUSTER do secret put $1 --from-file $RUN/$1.key" >/dev/null; }
@@ -50,7 +51,8 @@ refused "no key"
 refused "a wrong key" --dhchap-secret="$other"
 refused "a target with a wrong key" --dhchap-secret="$theirs" --dhchap-ctrl-secret="$other"
 step "both paths, under load, while the owner is killed"
-nvme connect-all -t tcp -a 10.77.1.1 -s 4420 --dhchap-secret="$theirs" --dhchap-ctrl-secret="$ours" \
+# connect-all finds both sites; it takes no --dhchap-ctrl-secret, so that the proofs are one-way here.
+nvme connect-all -t tcp -a 10.77.1.1 -s 4420 --dhchap-secret="$theirs" \
     --keep-alive-tmo=2 --reconnect-delay=1 --ctrl-loss-tmo=-1
 wait_for 30 live_paths 2 || { nvme_paths "$NQN"; die "not two live paths"; }
 disk=$(nvme_disk "$NQN")

@@ -41,13 +41,56 @@ tools() {
         "effects-log -c 0 $c" "ana-log $c" "get-feature -H -f 0x01 $c" "get-feature -H -f 0x02 $c" \
         "get-feature -H -f 0x04 $c" "get-feature -H -f 0x05 $c" "get-feature -H -f 0x07 $c" \
         "get-feature -H -f 0x08 $c" "get-feature -H -f 0x09 $c" "get-feature -H -f 0x0a $c" "get-feature -H -f 0x0b $c" \
-        "get-feature -H -f 0x0f $c" "flush $small" "verify $small -s 0 -c 15" \
+        "get-feature -H -f 0x0f $c" "get-feature -f 0x16 $c" "get-feature -f 0x81 --cdw11=1 --data-len=16 $c" \
+        "get-feature -f 0x82 -n 1 $c" "get-feature -f 0x83 -n 1 $c" "list-ctrl $c" "list-ctrl -n 1 $c" \
+        "fid-support-effects-log $c" "resv-notif-log $c" "resv-report -e $small" "flush $small" "verify $small -s 0 -c 15" \
         "write-zeroes $small -s 64 -c 7" "write-zeroes $small -s 64 -c 7 --deac" "dsm $small -d -s 128 -b 8"; do
         # shellcheck disable=SC2086
         nvme $command >/tmp/tool.out 2>&1 || { cat /tmp/tool.out; die "nvme $command"; }
         grep -iE 'invalid|unknown|error:|nvme status' /tmp/tool.out && die "nvme $command complains"
     done
     result "nvme-cli: identify, logs, features, commands" ok
+}
+
+# One host's reservation from registration to its end; conflicts between hosts are tested without a guest.
+reservations() {
+    local report
+    check "resv-register" nvme resv-register "$small" --nrkey=0xabc --rrega=0 --cptpl=3
+    check "resv-acquire" nvme resv-acquire "$small" --crkey=0xabc --rtype=1 --racqa=0
+    report=$(nvme resv-report -e "$small" -o json)
+    [ "$(jq -r '.rtype, .regctl, .ptpls' <<<"$report" | tr '\n' ' ')" = "1 1 1 " ] || { echo "$report"; die "resv-report"; }
+    check "its own writes pass" dd if=/dev/zero of="$small" bs=4k count=1 seek=2048 oflag=direct status=none
+    check "resv-release" nvme resv-release "$small" --crkey=0xabc --rtype=1 --rrela=0
+    check "resv-register: unregister" nvme resv-register "$small" --crkey=0xabc --rrega=1
+    [ "$(nvme resv-report -e "$small" -o json | jq -r .regctl)" = 0 ] || die "a registration stays"
+    result "reservation made, reported and given back" ok
+}
+
+# The guest stops for longer than its keep-alive; its time stops too, so that it notices when the
+# target has long closed.
+keep_alive_expires() {
+    host "$RIG/guest pause $RIG_GUEST; sleep 9; $RIG/guest cont $RIG_GUEST"
+    wait_for 60 all_well || { nvme_paths "$NQN"; die "the paths did not come back after the keep-alive ran out"; }
+}
+
+no_controllers() { [ -z "$(nvme_paths "$NQN")" ]; }
+
+# Requests under way fail, as they must; the kernel and the target must be done with it at once.
+disconnect_under_load() {
+    local pid
+    fio --name=leaving --filename="$small" --ioengine=libaio --direct=1 --rw=randwrite --bs=16k --iodepth=16 \
+        --offset=136m --size=8m --time_based --runtime=60 >/dev/null 2>&1 &
+    pid=$!
+    sleep 3    # under load is what we want to be
+    check "disconnect under load" nvme disconnect -n "$NQN"
+    wait_for 30 no_controllers || die "controllers stay after a disconnect under load"
+    wait_for 30 gone "$pid" || hung "fio does not end after a disconnect"
+    wait "$pid" || true
+    connect
+    small=$(disk_of "$(nvme_disk "$NQN")" 1)
+    kept "$small" "after a disconnect under load"
+    check "disconnect" nvme disconnect -n "$NQN"
+    wait_for 30 no_controllers || die "controllers stay after disconnect"
 }
 
 # burst WHAT ACTION...: fio on the raw volume and in a file system while the action happens.
@@ -96,6 +139,8 @@ nvme list
 nvme list-subsys
 step "tools"
 tools
+step "reservations"
+reservations
 step "verify"
 write_jobs plain "$small" 10 $SMALL_SIZES
 fio_start plain
@@ -142,6 +187,9 @@ done
     step "controllers are reset"
     burst "both controllers reset" reset_both
     wait_for 30 all_well || die "no two states after the reset"
+    step "the keep-alive runs out"
+    home
+    burst "guest stopped beyond its keep-alive" keep_alive_expires
     step "the other path goes silent"
     home
     burst "the other site's path silent and back" freeze_other_path
@@ -154,4 +202,10 @@ check "fsck.ext4" fsck.ext4 -fn "$large"
 quiet_kernel
 check "disconnect" nvme disconnect -n "$NQN"
 [ -z "$(nvme_paths "$NQN")" ] || die "controllers stay after disconnect"
+[ -n "${QUICK:-}" ] || {
+    step "disconnect under load"
+    connect ${EXTRA:-}
+    small=$(disk_of "$(nvme_disk "$NQN")" 1)
+    disconnect_under_load
+}
 echo "guest-nvme: ok"

@@ -8,4 +8,5 @@ mod io;
 mod links;
 mod raw;
 mod reservations;
+mod scale;
 mod world;
