@@ -69,6 +69,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "voute-worker",
         ],
     ),
+    ("voute-model", &["voute-buffer", "voute-schemas", "voute-control", "voute-mirror"]),
 ];
 
 /// Crates of which the core must stay free: no I/O, no clock, no runtime.
