@@ -1,12 +1,15 @@
 //! What this machine's loopback TCP allows at best: two pinned threads that exchange the byte counts
 //! of NVMe/TCP requests, with no protocol and no storage behind. Both spin, as a polling target and
-//! its load generator do.
+//! its load generator do, and both gather: whatever is to be sent at a time goes with one system call.
 
 use crate::pace::{Pace, Report, pin};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
+
+/// Most bytes of one system call, if one message is not longer.
+const GATHERED_MAX: usize = 512 << 10;
 
 /// What is exchanged.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +80,7 @@ fn answer(listener: &TcpListener, exchange: Exchange) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
     let mut input = vec![0; 256 << 10];
-    let output = vec![0; exchange.response_bytes];
+    let output = vec![0; gathered(exchange.response_bytes, exchange.depth)];
     let mut pending = 0;
     loop {
         match stream.read(&mut input) {
@@ -87,13 +90,21 @@ fn answer(listener: &TcpListener, exchange: Exchange) -> anyhow::Result<()> {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        while pending >= exchange.request_bytes {
-            pending -= exchange.request_bytes;
-            if !write_spinning(&mut stream, &output)? {
+        let mut owed = pending / exchange.request_bytes * exchange.response_bytes;
+        pending %= exchange.request_bytes;
+        while owed > 0 {
+            let length = owed.min(output.len());
+            if !write_spinning(&mut stream, &output[..length])? {
                 return Ok(());
             }
+            owed -= length;
         }
     }
+}
+
+/// Length of the buffer that messages of `bytes` bytes are sent from.
+fn gathered(bytes: usize, depth: usize) -> usize {
+    bytes * depth.min((GATHERED_MAX / bytes).max(1))
 }
 
 /// Returns whether the peer is still there.
@@ -119,19 +130,19 @@ fn ask(mut stream: TcpStream, exchange: Exchange) -> anyhow::Result<Report> {
     }
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
-    let request = vec![0; exchange.request_bytes];
+    let requests = vec![0; gathered(exchange.request_bytes, exchange.depth)];
     let mut input = vec![0; 256 << 10];
     let mut sent: VecDeque<Instant> = VecDeque::new();
     let (mut unsent, mut received) = (0, 0);
     let mut pace = Pace::default();
     let begin = Instant::now();
     while begin.elapsed() < exchange.duration {
-        while sent.len() < exchange.depth || unsent > 0 {
-            if unsent == 0 {
-                sent.push_back(Instant::now());
-                unsent = request.len();
-            }
-            match stream.write(&request[request.len() - unsent..]) {
+        while sent.len() < exchange.depth {
+            sent.push_back(Instant::now());
+            unsent += exchange.request_bytes;
+        }
+        while unsent > 0 {
+            match stream.write(&requests[..unsent.min(requests.len())]) {
                 Ok(count) => unsent -= count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.into()),
@@ -143,10 +154,11 @@ fn ask(mut stream: TcpStream, exchange: Exchange) -> anyhow::Result<Report> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error.into()),
         }
+        let now = Instant::now();
         while received >= exchange.response_bytes {
             received -= exchange.response_bytes;
             if let Some(at) = sent.pop_front() {
-                pace.note(at.elapsed());
+                pace.note(at, now);
             }
         }
     }

@@ -3,8 +3,7 @@
 
 use crate::pace::{Pace, Report, pin};
 use anyhow::{Context, bail};
-use std::collections::HashMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use voute_buffer::Buffer;
@@ -15,7 +14,13 @@ use voute_nvme::{
 use voute_nvme::{Digests, Tag};
 
 /// Bytes read from a socket at a time.
-const INPUT_BYTES: usize = 256 << 10;
+const INPUT_BYTES: usize = 128 << 10;
+/// Least data of one answer that is received apart from what else comes.
+const IN_PLACE_MIN: usize = 8_192;
+/// What is received along with such data.
+const BEYOND_BYTES: usize = 4_096;
+/// Least time between two looks at the admin connection and the deadlines.
+const TICK_EVERY: Duration = Duration::from_millis(10);
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -66,6 +71,9 @@ struct Wire {
     stream: TcpStream,
     connection: InitiatorConnection,
     input: Vec<u8>,
+    output: Vec<u8>,
+    /// How much of it is sent.
+    sent: usize,
     begin: Instant,
 }
 
@@ -79,23 +87,55 @@ impl Wire {
             .with_context(|| format!("{address} cannot be reached"))?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        Ok(Wire { stream, connection, input: vec![0; INPUT_BYTES], begin })
+        let (input, output) = (vec![0; INPUT_BYTES], Vec::new());
+        Ok(Wire { stream, connection, input, output, sent: 0, begin })
     }
 
     /// Sends what waits, takes what came. Never blocks.
     fn poll(&mut self) -> anyhow::Result<()> {
-        let now = self.begin.elapsed();
-        self.connection.tick(now);
-        while !self.connection.output().is_empty() {
-            match self.stream.write(self.connection.output()) {
-                Ok(count) => drop(self.connection.output().drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+        self.send()?;
+        self.receive()
+    }
+
+    fn send(&mut self) -> anyhow::Result<()> {
+        loop {
+            if self.sent == self.output.len() {
+                self.sent = 0;
+                self.output.clear();
+                std::mem::swap(&mut self.output, self.connection.output());
+            }
+            if self.output.is_empty() {
+                return Ok(());
+            }
+            match self.stream.write(&self.output[self.sent..]) {
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error).context("the target closed the connection"),
             }
         }
-        match self.stream.read(&mut self.input) {
+    }
+
+    /// Data goes straight into the command's buffer where that is known already.
+    fn receive(&mut self) -> anyhow::Result<()> {
+        let room = self.connection.receive_room().filter(|room| room.len() >= IN_PLACE_MIN);
+        let in_place = room.as_ref().map_or(0, |room| room.len());
+        let received = match room {
+            Some(room) => {
+                let beyond = &mut self.input[..BEYOND_BYTES];
+                self.stream.read_vectored(&mut [IoSliceMut::new(room), IoSliceMut::new(beyond)])
+            }
+            None => self.stream.read(&mut self.input),
+        };
+        let now = self.begin.elapsed();
+        match received {
             Ok(0) => bail!("the target closed the connection"),
-            Ok(count) => self.connection.receive(&self.input[..count], now),
+            Ok(count) => {
+                if in_place > 0 {
+                    self.connection.received_in_place(count.min(in_place), now);
+                }
+                let beyond = count.saturating_sub(in_place);
+                self.connection.receive(&self.input[..beyond], now);
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error).context("the connection failed"),
         }
@@ -171,6 +211,7 @@ fn attach(load: &Load, begin: Instant) -> anyhow::Result<Attached> {
 fn poll_admin(admin: &mut Wire, attachment: &mut Attachment) -> anyhow::Result<()> {
     admin.poll()?;
     let now = admin.begin.elapsed();
+    admin.connection.tick(now);
     attachment.tick(&mut admin.connection, now);
     while let Some(event) = admin.connection.next_event() {
         if let Some(InitiatorEvent::Closed { reason }) =
@@ -224,7 +265,8 @@ pub fn run(load: &Load) -> anyhow::Result<Report> {
         load,
         blocks: load.request_bytes / block,
         slots: vec![Slot::default(); usize::try_from(slots)?],
-        under_way: HashMap::new(),
+        under_way: Vec::new(),
+        outstanding: 0,
         random: 0x9E37_79B9_7F4A_7C15,
         sequential: 0,
         value: 0,
@@ -232,16 +274,23 @@ pub fn run(load: &Load) -> anyhow::Result<Report> {
     };
     let started = Instant::now();
     let mut admin_at = started;
-    while started.elapsed() < load.duration {
-        while run.under_way.len() < usize::from(load.depth) && attached.io.connection.room() > 0 {
-            run.submit(&mut attached)?;
+    let mut now = started;
+    while now.duration_since(started) < load.duration {
+        now = Instant::now();
+        while run.outstanding < usize::from(load.depth) && attached.io.connection.room() > 0 {
+            run.submit(&mut attached, now)?;
         }
         attached.io.poll()?;
-        while let Some(event) = attached.io.connection.next_event() {
-            run.completed(event)?;
+        if let Some(event) = attached.io.connection.next_event() {
+            let now = Instant::now();
+            run.completed(event, now)?;
+            while let Some(event) = attached.io.connection.next_event() {
+                run.completed(event, now)?;
+            }
         }
-        if admin_at.elapsed() > Duration::from_millis(100) {
-            admin_at = Instant::now();
+        if now.duration_since(admin_at) > TICK_EVERY {
+            admin_at = now;
+            attached.io.connection.tick(attached.io.begin.elapsed());
             poll_admin(&mut attached.admin, &mut attached.attachment)?;
         }
     }
@@ -252,7 +301,9 @@ struct Run<'a> {
     load: &'a Load,
     blocks: u32,
     slots: Vec<Slot>,
-    under_way: HashMap<Tag, UnderWay>,
+    /// By the low 16 bits of the tag, which are the command's identifier.
+    under_way: Vec<Option<(Tag, UnderWay)>>,
+    outstanding: usize,
     random: u64,
     sequential: u64,
     value: u64,
@@ -283,7 +334,7 @@ impl Run<'_> {
         (slot, write)
     }
 
-    fn submit(&mut self, attached: &mut Attached) -> anyhow::Result<()> {
+    fn submit(&mut self, attached: &mut Attached, now: Instant) -> anyhow::Result<()> {
         let (mut slot, write) = self.choose();
         while self.load.verify && self.slots[slot as usize].busy {
             slot = (slot + 1) % self.slots.len() as u64;
@@ -292,7 +343,7 @@ impl Run<'_> {
         let (nsid, lba) = (attached.namespace.nsid, slot * u64::from(self.blocks));
         let (command, value) = if write {
             self.value += 1;
-            let mut data = Buffer::zeroed(self.load.request_bytes as usize);
+            let mut data = Buffer::for_filling(self.load.request_bytes as usize);
             if self.load.verify {
                 fill(&mut data, slot, self.value);
             }
@@ -300,19 +351,27 @@ impl Run<'_> {
         } else {
             (Command::read(nsid, lba, self.blocks, attached.namespace.block_size), None)
         };
-        let tag = attached.io.connection.submit(command, attached.io.begin.elapsed())?;
-        self.under_way.insert(tag, UnderWay { slot, write: value, at: Instant::now() });
+        let since = now.saturating_duration_since(attached.io.begin);
+        let tag = attached.io.connection.submit(command, since)?;
+        let place = place_of(tag);
+        if place >= self.under_way.len() {
+            self.under_way.resize_with(place + 1, || None);
+        }
+        self.under_way[place] = Some((tag, UnderWay { slot, write: value, at: now }));
+        self.outstanding += 1;
         Ok(())
     }
 
-    fn completed(&mut self, event: InitiatorEvent) -> anyhow::Result<()> {
+    fn completed(&mut self, event: InitiatorEvent, now: Instant) -> anyhow::Result<()> {
         let (tag, status, data) = match event {
             InitiatorEvent::Completed { tag, status, data, .. } => (tag, status, data),
             InitiatorEvent::Closed { reason } => bail!("the I/O queue ended: {reason}"),
             InitiatorEvent::Connected { .. } | InitiatorEvent::Lost { .. } => return Ok(()),
         };
-        let Some(done) = self.under_way.remove(&tag) else { return Ok(()) };
-        self.pace.note(done.at.elapsed());
+        let place = self.under_way.get_mut(place_of(tag)).and_then(Option::take);
+        let Some((_, done)) = place.filter(|(known, _)| *known == tag) else { return Ok(()) };
+        self.outstanding -= 1;
+        self.pace.note(done.at, now);
         if !status.is_success() {
             bail!("a request at slot {} failed: {status}", done.slot);
         }
@@ -331,6 +390,10 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+fn place_of(tag: Tag) -> usize {
+    (tag.to_bits() & 0xFFFF) as usize
 }
 
 fn fill(data: &mut [u8], slot: u64, value: u64) {

@@ -2,14 +2,19 @@
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Length of the windows in which requests are counted.
+const WINDOW: Duration = Duration::from_millis(10);
 
 /// Longest latency that is told apart, nanoseconds.
 const LATENCY_MAX_NS: u64 = 60_000_000_000;
 
-/// Latencies of the requests of one run.
+/// Latencies of the requests of one run, and how many ended in each window of it.
 pub struct Pace {
     histogram: Histogram<u64>,
+    begin: Instant,
+    windows: Vec<u64>,
 }
 
 impl Default for Pace {
@@ -17,15 +22,34 @@ impl Default for Pace {
         Pace {
             histogram: Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3)
                 .expect("constant bounds are valid"),
+            begin: Instant::now(),
+            windows: Vec::new(),
         }
     }
 }
 
 impl Pace {
-    /// Notes one request.
-    pub fn note(&mut self, latency: Duration) {
+    /// Notes one request that ended at `now`, begun at `at`.
+    pub fn note(&mut self, at: Instant, now: Instant) {
+        let latency = now.saturating_duration_since(at);
         self.histogram
             .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(LATENCY_MAX_NS));
+        let since = now.saturating_duration_since(self.begin);
+        let window = (since.as_nanos() / WINDOW.as_nanos()) as usize;
+        if window >= self.windows.len() {
+            self.windows.resize(window + 1, 0);
+        }
+        self.windows[window] += 1;
+    }
+
+    /// The median of the windows' rates, requests a second: what is reached while nothing else takes
+    /// the processors. The last window is not whole.
+    fn median_rate(&self) -> Option<f64> {
+        let (_, whole) = self.windows.split_last()?;
+        let mut sorted = whole.to_vec();
+        sorted.sort_unstable();
+        let median = sorted.get(sorted.len() / 2)?;
+        Some(*median as f64 / WINDOW.as_secs_f64())
     }
 
     /// Sums up a run that took `elapsed` and moved `bytes` per request.
@@ -38,6 +62,7 @@ impl Pace {
             requests,
             seconds: elapsed.as_secs_f64(),
             requests_per_second: per_second,
+            requests_per_second_median: self.median_rate().unwrap_or(per_second),
             megabytes_per_second: per_second * bytes as f64 / 1e6,
             latency_us: Latency {
                 p50: microseconds(0.5),
@@ -57,8 +82,10 @@ pub struct Report {
     pub requests: u64,
     /// How long it ran.
     pub seconds: f64,
-    /// Rate.
+    /// Rate over all of the run.
     pub requests_per_second: f64,
+    /// Median of the rates in windows of 10 ms.
+    pub requests_per_second_median: f64,
     /// Payload, 10^6 bytes a second.
     pub megabytes_per_second: f64,
     /// Latencies, microseconds.
