@@ -280,16 +280,17 @@ fn hostile_hosts_are_refused_and_the_others_notice_nothing() -> anyhow::Result<(
         })
     };
     flows("the start");
-    for door in &doors {
-        during("an overflow", &|| overflow(*door))?;
-        during("a host without volumes", &|| unmapped(*door, &subsystem))?;
-    }
-    during("silence and slow senders", &|| {
+    let at_door = |door: SocketAddr| -> anyhow::Result<()> {
+        overflow(door).context("overflow")?;
+        unmapped(door, &subsystem).context("a host without volumes")
+    };
+    during("silence, slow senders, queues that overflow, hosts without volumes", &|| {
         std::thread::scope(|scope| {
-            let silent = doors.iter().map(|door| scope.spawn(|| silence(*door)));
-            let silent: Vec<_> = silent.collect();
-            drip(doors[0])?;
-            silent.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
+            let silent: Vec<_> = doors.iter().map(|door| scope.spawn(|| silence(*door))).collect();
+            let loud: Vec<_> = doors.iter().map(|door| scope.spawn(|| at_door(*door))).collect();
+            drip(doors[0]).context("a slow sender")?;
+            let all = silent.into_iter().chain(loud);
+            all.into_iter().try_for_each(|thread| thread.join().expect("it does not panic"))
         })
     })?;
     let connects = AtomicU64::new(0);
