@@ -1,17 +1,20 @@
 //! Memory as a device: sparse, in chunks that exist from their first write on.
 //!
 //! Reactors share it. Each chunk has a lock of its own, held for one copy of at most a chunk; legs
-//! never share a chunk's bytes, so that the lock is free in practice.
+//! never share a chunk's bytes, so that the lock is free in practice. A chunk is a huge page where the
+//! kernel gives one: random requests would otherwise spend their time on missing translations.
 
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::sync::{PoisonError, RwLock};
 
-/// Unit of allocation and of locking, bytes.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Unit of allocation and of locking, bytes: a huge page of common machines.
+const CHUNK_BYTES: usize = 2 << 20;
 
 /// Largest memory device, bytes (1 TiB): bounds the table of chunks.
 pub(crate) const MEMORY_BYTES_MAX: u64 = 1 << 40;
 
-type Chunk = RwLock<Option<Box<[u8]>>>;
+type Chunk = RwLock<Option<Memory>>;
 
 /// Memory addressed like a device. Never-written and zeroed ranges read as zero.
 pub(crate) struct MemoryDisk {
@@ -42,7 +45,7 @@ impl MemoryDisk {
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
         for (chunk, within, at, length) in self.pieces(offset, bytes.len() as u64) {
             let mut guard = chunk.write().unwrap_or_else(PoisonError::into_inner);
-            let memory = guard.get_or_insert_with(|| vec![0; CHUNK_BYTES].into_boxed_slice());
+            let memory = guard.get_or_insert_with(Memory::zeroed);
             memory[within..within + length].copy_from_slice(&bytes[at..at + length]);
         }
     }
@@ -87,6 +90,72 @@ impl MemoryDisk {
     }
 }
 
+/// [`CHUNK_BYTES`] of memory, aligned to that, straight from the kernel.
+struct Memory(NonNull<u8>);
+
+// SAFETY: it owns its memory alone, like `Box<[u8]>`.
+unsafe impl Send for Memory {}
+// SAFETY: shared access gives only `&[u8]`.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Memory that holds zeroes.
+    ///
+    /// # Panics
+    /// If the machine has no memory left, as any allocation does.
+    fn zeroed() -> Self {
+        // Twice the length has an aligned chunk in it; what is around that goes back.
+        let base = map(2 * CHUNK_BYTES);
+        let before = base.align_offset(CHUNK_BYTES);
+        let chunk = base.wrapping_add(before);
+        unmap(base, before);
+        unmap(chunk.wrapping_add(CHUNK_BYTES), CHUNK_BYTES - before);
+        // SAFETY: the range is mapped, and ours. It fails where there are no huge pages: then small
+        // ones serve.
+        unsafe { libc::madvise(chunk.cast(), CHUNK_BYTES, libc::MADV_HUGEPAGE) };
+        Memory(NonNull::new(chunk).expect("the kernel maps nothing at zero unasked"))
+    }
+}
+
+fn map(length: usize) -> *mut u8 {
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new private mapping touches nothing that exists.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), length, access, kind, -1, 0) };
+    assert_ne!(base, libc::MAP_FAILED, "no memory is left for a memory device");
+    base.cast()
+}
+
+/// Gives back mapped memory that nothing refers to any more.
+fn unmap(base: *mut u8, length: usize) {
+    if length > 0 {
+        // SAFETY: the callers pass parts of mappings of their own and forget them. It cannot fail for
+        // whole pages of such; if it did, memory would leak.
+        unsafe { libc::munmap(base.cast(), length) };
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        unmap(self.0.as_ptr(), CHUNK_BYTES);
+    }
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: as many initialised bytes are owned by self.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), CHUNK_BYTES) }
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and self is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr(), CHUNK_BYTES) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,12 +177,12 @@ mod tests {
         disk.read(0, &mut [0; 4096]);
         disk.zero(0, 8 << 20);
         assert_eq!(disk.allocated_bytes(), 0);
-        disk.write((3 << 20) - 512, &[7; 1024]);
+        disk.write((4 << 20) - 512, &[7; 1024]);
+        assert_eq!(disk.allocated_bytes(), 4 << 20);
+        disk.zero(2 << 20, (2 << 20) + 512);
         assert_eq!(disk.allocated_bytes(), 2 << 20);
-        disk.zero(2 << 20, (1 << 20) + 512);
-        assert_eq!(disk.allocated_bytes(), 1 << 20);
         let mut rest = [1; 512];
-        disk.read(3 << 20, &mut rest);
+        disk.read(4 << 20, &mut rest);
         assert_eq!(rest, [0; 512]);
     }
 }

@@ -20,7 +20,7 @@ const IN_PLACE_MIN: usize = 4_096;
 /// data, which is copied, bytes.
 const BEYOND_MAX: usize = 4_096;
 /// Read data of at least so much is sent from where it was read to, bytes.
-const INSET_MIN: usize = 16 << 10;
+const INSET_MIN: usize = 4 << 10;
 
 /// Names a connection for as long as the reactor lives: places are used again, ids are not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

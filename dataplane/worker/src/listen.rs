@@ -5,7 +5,7 @@ use crate::node::NodeError;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use voute_schemas::place::Portals;
 
 /// Connections that wait to be accepted.
@@ -55,13 +55,31 @@ fn listen(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&SockAddr::from(address))?;
+    send_at_once(&socket);
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Chooses CUBIC where the system's congestion control is BBR, which sends by timers of its own: bursts
+/// of answers then wait for the timer, at a depth of 128 a third of the rate. Accepted connections are
+/// like their listener. Whatever else the administrator chose stays.
+pub(crate) fn send_at_once(socket: impl AsFd) {
+    let chosen = rustix::net::sockopt::tcp_congestion(&socket);
+    if chosen.is_ok_and(|name| name.starts_with("bbr")) {
+        // Without it the connection is only slower.
+        let _ = rustix::net::sockopt::set_tcp_congestion(&socket, "cubic");
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_does_not_pace_what_it_sends() {
+        let socket = listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        assert!(!rustix::net::sockopt::tcp_congestion(&socket).unwrap().starts_with("bbr"));
+    }
 
     #[test]
     fn an_address_that_another_node_listens_on_is_refused() {

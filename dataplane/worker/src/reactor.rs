@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use voute_buffer::Buffer;
 use voute_device::DeviceQueue;
-use voute_mirror::{Access, Action, DeviceTag, Identity, Mirror};
+use voute_mirror::{Access, Action, DeviceResult, DeviceTag, Identity, Mirror};
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, GroupStatus, LinkStatus};
 use voute_schemas::{NodeId, VolumeId};
@@ -51,6 +51,8 @@ use voute_schemas::{NodeId, VolumeId};
 const DEVICE_DEPTH: u32 = 128;
 /// Most messages taken from the mailbox before sockets get their turn.
 const MESSAGES_PER_TURN: usize = 1_024;
+/// Most results of devices that are taken at once.
+const DEVICE_RESULTS_MAX: usize = 256;
 /// Most rounds between mirrors, devices and protocols before sockets get their turn.
 const ROUNDS_PER_TURN: usize = 64;
 /// Least time between two questions to a mirror when it wants to be ticked, while the reactor is
@@ -124,6 +126,8 @@ pub(crate) struct Reactor {
     devices: DeviceQueue,
     /// Which mirror a request on a device belongs to, and its tag there.
     device_requests: Slab<(u16, DeviceTag)>,
+    /// Results on their way to mirrors; empty between.
+    device_results: Vec<(DeviceTag, DeviceResult)>,
     is_watching_devices: bool,
     setup: Option<Arc<Setup>>,
     peers: Option<Arc<Peers>>,
@@ -182,6 +186,7 @@ impl Reactor {
             completed: Vec::new(),
             devices: DeviceQueue::new(DEVICE_DEPTH)?,
             device_requests: Slab::new(),
+            device_results: Vec::new(),
             is_watching_devices: false,
             setup: None,
             peers: None,
@@ -506,15 +511,20 @@ impl Reactor {
         }
     }
 
+    /// Tells mirrors what devices have done. The time is read once what they read is in hand.
     fn complete_devices(&mut self) -> bool {
-        let mut worked = false;
-        while let Some((tag, result)) = self.devices.complete() {
-            worked = true;
-            let key = usize::try_from(tag.0).unwrap_or(usize::MAX);
-            let Some((shard, tag)) = self.device_requests.try_remove(key) else { continue };
+        let mut done = std::mem::take(&mut self.device_results);
+        done.extend(std::iter::from_fn(|| self.devices.complete()).take(DEVICE_RESULTS_MAX));
+        let worked = !done.is_empty();
+        if worked {
             let now = self.clock.now();
-            self.with(shard, |shard| shard.mirror.device_done(tag, result, now));
+            for (tag, result) in done.drain(..) {
+                let key = usize::try_from(tag.0).unwrap_or(usize::MAX);
+                let Some((shard, tag)) = self.device_requests.try_remove(key) else { continue };
+                self.with(shard, |shard| shard.mirror.device_done(tag, result, now));
+            }
         }
+        self.device_results = done;
         worked
     }
 

@@ -378,6 +378,7 @@ fn connecting_socket(address: SocketAddr, silence_ms: u64) -> std::io::Result<Ow
     let kind = Type::STREAM.cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(SocketProtocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
+    crate::listen::send_at_once(&socket);
     let socket = OwnedFd::from(socket);
     sockets::limit_silence(&socket, silence_ms);
     Ok(socket)
