@@ -2,7 +2,7 @@
 //! of NVMe/TCP requests, with no protocol and no storage behind. Both spin, as a polling target and
 //! its load generator do, and both gather: whatever is to be sent at a time goes with one system call.
 
-use crate::pace::{Pace, Report, pin};
+use crate::pace::{Pace, Report, pin, ready};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -77,8 +77,7 @@ fn answer(listener: &TcpListener, exchange: Exchange) -> anyhow::Result<()> {
         pin(processor)?;
     }
     let (mut stream, _) = listener.accept()?;
-    stream.set_nodelay(true)?;
-    stream.set_nonblocking(true)?;
+    ready(&stream)?;
     let mut input = vec![0; 256 << 10];
     let output = vec![0; gathered(exchange.response_bytes, exchange.depth)];
     let mut pending = 0;
@@ -128,8 +127,7 @@ fn ask(mut stream: TcpStream, exchange: Exchange) -> anyhow::Result<Report> {
     if let Some((processor, _)) = exchange.processors {
         pin(processor)?;
     }
-    stream.set_nodelay(true)?;
-    stream.set_nonblocking(true)?;
+    ready(&stream)?;
     let requests = vec![0; gathered(exchange.request_bytes, exchange.depth)];
     let mut input = vec![0; 256 << 10];
     let mut sent: VecDeque<Instant> = VecDeque::new();

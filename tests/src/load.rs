@@ -1,7 +1,7 @@
 //! A load generator for any NVMe/TCP target, over our own initiator: one thread, one I/O queue, any
 //! depth; random or sequential; every block verified if asked for.
 
-use crate::pace::{Pace, Report, pin};
+use crate::pace::{Pace, Report, pin, ready};
 use anyhow::{Context, bail};
 use std::io::{ErrorKind, IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -62,6 +62,8 @@ pub struct Load {
     pub verify: bool,
     /// Header and data digests.
     pub digests: bool,
+    /// Time from the end of a request to the next one.
+    pub pause: Duration,
     /// Processor to run on.
     pub processor: Option<usize>,
 }
@@ -85,8 +87,7 @@ impl Wire {
     ) -> anyhow::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
             .with_context(|| format!("{address} cannot be reached"))?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
+        ready(&stream)?;
         let (input, output) = (vec![0; INPUT_BYTES], Vec::new());
         Ok(Wire { stream, connection, input, output, sent: 0, begin })
     }
@@ -267,6 +268,7 @@ pub fn run(load: &Load) -> anyhow::Result<Report> {
         slots: vec![Slot::default(); usize::try_from(slots)?],
         under_way: Vec::new(),
         outstanding: 0,
+        resume_at: begin,
         random: 0x9E37_79B9_7F4A_7C15,
         sequential: 0,
         value: 0,
@@ -277,7 +279,10 @@ pub fn run(load: &Load) -> anyhow::Result<Report> {
     let mut now = started;
     while now.duration_since(started) < load.duration {
         now = Instant::now();
-        while run.outstanding < usize::from(load.depth) && attached.io.connection.room() > 0 {
+        while run.outstanding < usize::from(load.depth)
+            && now >= run.resume_at
+            && attached.io.connection.room() > 0
+        {
             run.submit(&mut attached, now)?;
         }
         attached.io.poll()?;
@@ -304,6 +309,8 @@ struct Run<'a> {
     /// By the low 16 bits of the tag, which are the command's identifier.
     under_way: Vec<Option<(Tag, UnderWay)>>,
     outstanding: usize,
+    /// No request is sent earlier.
+    resume_at: Instant,
     random: u64,
     sequential: u64,
     value: u64,
@@ -371,6 +378,7 @@ impl Run<'_> {
         let place = self.under_way.get_mut(place_of(tag)).and_then(Option::take);
         let Some((_, done)) = place.filter(|(known, _)| *known == tag) else { return Ok(()) };
         self.outstanding -= 1;
+        self.resume_at = now + self.load.pause;
         self.pace.note(done.at, now);
         if !status.is_success() {
             bail!("a request at slot {} failed: {status}", done.slot);

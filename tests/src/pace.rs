@@ -63,7 +63,7 @@ impl Pace {
             seconds: elapsed.as_secs_f64(),
             requests_per_second: per_second,
             requests_per_second_median: self.median_rate().unwrap_or(per_second),
-            megabytes_per_second: per_second * bytes as f64 / 1e6,
+            megabytes_per_second: self.median_rate().unwrap_or(per_second) * bytes as f64 / 1e6,
             latency_us: Latency {
                 p50: microseconds(0.5),
                 p90: microseconds(0.9),
@@ -75,7 +75,7 @@ impl Pace {
     }
 }
 
-/// Figures of a run.
+/// Figures of a run, or of several.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Requests that completed.
@@ -86,10 +86,39 @@ pub struct Report {
     pub requests_per_second: f64,
     /// Median of the rates in windows of 10 ms.
     pub requests_per_second_median: f64,
-    /// Payload, 10^6 bytes a second.
+    /// Payload at the median rate, 10^6 bytes a second.
     pub megabytes_per_second: f64,
     /// Latencies, microseconds.
     pub latency_us: Latency,
+}
+
+impl Report {
+    /// Of each figure the median over several runs.
+    ///
+    /// # Panics
+    /// If there is no run.
+    #[must_use]
+    pub fn median(runs: &[Report]) -> Report {
+        let of = |figure: fn(&Report) -> f64| {
+            let mut figures: Vec<f64> = runs.iter().map(figure).collect();
+            figures.sort_unstable_by(f64::total_cmp);
+            figures[figures.len() / 2]
+        };
+        Report {
+            requests: runs.iter().map(|run| run.requests).sum(),
+            seconds: runs.iter().map(|run| run.seconds).sum(),
+            requests_per_second: of(|run| run.requests_per_second),
+            requests_per_second_median: of(|run| run.requests_per_second_median),
+            megabytes_per_second: of(|run| run.megabytes_per_second),
+            latency_us: Latency {
+                p50: of(|run| run.latency_us.p50),
+                p90: of(|run| run.latency_us.p90),
+                p99: of(|run| run.latency_us.p99),
+                p999: of(|run| run.latency_us.p999),
+                max: of(|run| run.latency_us.max),
+            },
+        }
+    }
 }
 
 /// Quantiles of latency, microseconds.
@@ -101,6 +130,20 @@ pub struct Latency {
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
+}
+
+/// Readies a socket of a generator or of the floor, as Voûte's own: nothing waits for more to send, nor
+/// for a timer of BBR where that is the system's congestion control.
+///
+/// # Errors
+/// If the socket is of no use.
+pub fn ready(stream: &std::net::TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    if rustix::net::sockopt::tcp_congestion(stream)?.starts_with("bbr") {
+        rustix::net::sockopt::set_tcp_congestion(stream, "cubic")?;
+    }
+    Ok(())
 }
 
 /// Pins the calling thread to one processor.

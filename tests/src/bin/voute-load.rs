@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use voute_tests::floor::{self, Exchange};
 use voute_tests::load::{self, Load, Workload};
+use voute_tests::pace::Report;
 
 /// Drive any NVMe/TCP target with Voûte's own initiator.
 #[derive(Parser)]
@@ -38,8 +39,14 @@ struct Arguments {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1023))]
     depth: u16,
     /// How long to run
-    #[arg(long, default_value_t = 5)]
-    seconds: u64,
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Run so often, in turn with the floor if that is asked for, and tell the median of each figure
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+    /// Microseconds from the end of a request to the next one
+    #[arg(long, default_value_t = 0)]
+    pause_us: u64,
     /// Touch only so many bytes from the begin
     #[arg(long)]
     span: Option<u64>,
@@ -60,7 +67,7 @@ struct Arguments {
 #[allow(clippy::print_stdout, reason = "its output is for its caller")]
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let duration = Duration::from_secs(arguments.seconds);
+    let duration = Duration::try_from_secs_f64(arguments.seconds)?;
     let load = Load {
         address: arguments.address,
         subsystem: arguments.subsystem,
@@ -73,25 +80,26 @@ fn main() -> anyhow::Result<()> {
         span_bytes: arguments.span,
         verify: arguments.verify,
         digests: arguments.digests,
+        pause: Duration::from_micros(arguments.pause_us),
         processor: arguments.processor,
     };
-    let report = load::run(&load)?;
+    let write = matches!(load.workload, Workload::RandomWrite | Workload::SequentialWrite);
+    let (bytes, depth) = (load.request_bytes as usize, usize::from(load.depth));
+    let exchange = Exchange::of_nvme(write, bytes, 16_384, depth, duration);
+    let processors = arguments.processor.map(|processor| (processor, 1 - processor.min(1)));
+    let (mut loads, mut floors) = (Vec::new(), Vec::new());
+    for _ in 0..arguments.rounds {
+        loads.push(load::run(&load)?);
+        if arguments.floor {
+            floors.push(floor::run(Exchange { processors, ..exchange })?);
+        }
+    }
+    let report = Report::median(&loads);
     let mut output = serde_json::json!({ "load": report });
-    if arguments.floor {
-        let write = matches!(load.workload, Workload::RandomWrite | Workload::SequentialWrite);
-        let exchange = Exchange::of_nvme(
-            write,
-            load.request_bytes as usize,
-            16_384,
-            usize::from(load.depth),
-            duration,
-        );
-        let floor = floor::run(Exchange {
-            processors: arguments.processor.map(|processor| (processor, 1 - processor.min(1))),
-            ..exchange
-        })?;
+    if !floors.is_empty() {
+        let floor = Report::median(&floors);
         output["ratio_requests"] =
-            serde_json::json!(report.requests_per_second / floor.requests_per_second);
+            serde_json::json!(report.requests_per_second_median / floor.requests_per_second_median);
         output["ratio_latency_p50"] =
             serde_json::json!(report.latency_us.p50 / floor.latency_us.p50);
         output["floor"] = serde_json::json!(floor);
