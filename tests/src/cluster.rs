@@ -3,6 +3,7 @@
 
 use crate::program;
 use anyhow::{Context, bail, ensure};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,15 +14,15 @@ use voute::demo::nats;
 use voute::demo::path::PathConfig;
 use voute::demo::stage::Stage;
 use voute_control::api::answers::{Changed, DeviceView, Verification, VolumeHealth, VolumeView};
-use voute_control::api::requests::{CreateDevice, CreatePool, MoveGroup, Reference};
+use voute_control::api::requests::{
+    CreateDevice, CreateHost, CreateMapping, CreatePool, CreateVolume, MoveGroup, Reference,
+};
 use voute_schemas::contract::GroupRole;
-use voute_schemas::place::Locator;
-use voute_schemas::{CorrelationId, Name};
+use voute_schemas::place::{Locator, REGION_BYTES};
+use voute_schemas::{CorrelationId, Name, VolumeId};
 
 /// What may take long on a machine that has much else to do, such as a restart of everything.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// Bytes of a region of the maps.
-const REGION_BYTES: u64 = 1 << 20;
 const WORKERS: u32 = 8;
 
 /// Where the log is.
@@ -54,6 +55,51 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// that choose ports themselves.
 pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The NVMe name of the verifying host.
+pub(crate) fn host_nqn(id: CorrelationId) -> String {
+    format!("nqn.2014-08.org.nvmexpress:uuid:{id}")
+}
+
+/// Starts the verifying host and waits until it is connected to every portal.
+pub(crate) fn connect_host(
+    runtime: &Runtime,
+    stage: &Stage,
+    id: CorrelationId,
+    subsystem_nqn: &str,
+    volume: VolumeId,
+    portals: impl Iterator<Item = SocketAddr>,
+    layout: Layout,
+) -> anyhow::Result<Arc<Host>> {
+    let path = |portal| PathConfig {
+        portal,
+        host_nqn: host_nqn(id),
+        host_id: id.bytes(),
+        subsystem_nqn: subsystem_nqn.to_owned(),
+        volume: volume.bytes(),
+    };
+    let _entered = runtime.enter();
+    let run = u64::from_le_bytes(id.bytes()[8..].try_into().expect("eight of sixteen"));
+    let host = Host::start(portals.map(path).collect(), layout, run);
+    ensure!(
+        runtime.block_on(host.connected(PATIENCE)),
+        "the host could not connect to both sites\n{}",
+        stage.tails()
+    );
+    Ok(host)
+}
+
+/// Whether a volume is served with both sides in sync, and would fail over by itself.
+pub(crate) fn is_whole(view: &VolumeView) -> bool {
+    view.health == VolumeHealth::Healthy && view.armed && view.sides.iter().all(|side| side.in_sync)
+}
+
+/// Whether a site owns a volume and serves it.
+pub(crate) fn is_served_by(view: &VolumeView, site: &str) -> bool {
+    let mut sides = view.sides.iter();
+    view.owner_site.name == site
+        && sides.any(|side| side.site.name == site && side.role == Some(GroupRole::Serving))
 }
 
 impl TwoSites {
@@ -145,26 +191,48 @@ impl TwoSites {
     /// As [`TwoSites::add_host`].
     pub fn add_host_of(&self, regions: u32, volume_bytes: u64) -> anyhow::Result<Arc<Host>> {
         let id = CorrelationId::generate();
-        let host_nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{id}");
-        let volume = self.cluster.add_volume_of(&self.stage, &host_nqn, volume_bytes)?;
+        let volume = self.cluster.add_volume_of(&self.stage, &host_nqn(id), volume_bytes)?;
         let subsystem = self.cluster.view()?.subsystem_nqn;
-        let path = |node: &SiteNode| PathConfig {
-            portal: node.portals.nvme,
-            host_nqn: host_nqn.clone(),
-            host_id: id.bytes(),
-            subsystem_nqn: subsystem.clone(),
-            volume: volume.volume.bytes(),
-        };
+        let portals = self.cluster.nodes.iter().map(|node| node.portals.nvme);
         let layout = Layout { volume_bytes, regions, region_bytes: REGION_BYTES };
-        let _entered = self.runtime.enter();
-        let run = u64::from_le_bytes(id.bytes()[8..].try_into().expect("eight of sixteen"));
-        let host = Host::start(self.cluster.nodes.iter().map(path).collect(), layout, run);
-        ensure!(
-            self.runtime.block_on(host.connected(PATIENCE)),
-            "the host could not connect to both sites\n{}",
-            self.stage.tails()
-        );
-        Ok(host)
+        connect_host(&self.runtime, &self.stage, id, &subsystem, volume.volume, portals, layout)
+    }
+
+    /// Makes a mirrored volume with blocks of 512 bytes, grants it as LUN 0 to hosts (name, iSCSI names,
+    /// whether for reading only), and waits until both sides serve it.
+    ///
+    /// # Errors
+    /// If that is refused or does not come.
+    pub fn add_iscsi_volume(
+        &self,
+        name: &str,
+        size_bytes: u64,
+        hosts: &[(&str, &[&str], bool)],
+    ) -> anyhow::Result<VolumeView> {
+        let client = &self.cluster.client;
+        let reference = |text: &str| Reference(text.into());
+        let volume = CreateVolume {
+            name: Name::new(name)?,
+            size_bytes,
+            block_bytes: Some(512),
+            pools: self.cluster.nodes.iter().map(|node| reference(node.site)).collect(),
+            policy: None,
+        };
+        client.post("/v1/volumes", &volume)?;
+        for (host, iqns, read_only) in hosts {
+            let iqns = iqns.iter().map(|iqn| (*iqn).to_owned()).collect();
+            let create =
+                CreateHost { name: Name::new(*host)?, nqns: vec![], iqns, chap_secret: None };
+            client.post("/v1/hosts", &create)?;
+            let (volume, host) = (reference(name), reference(host));
+            let mapping = CreateMapping { volume, host, lun: Some(0), read_only: *read_only };
+            client.post("/v1/mappings", &mapping)?;
+        }
+        self.wait("the volume is served by both sites", || {
+            let view: VolumeView = client.get(&format!("/v1/volumes/{name}")).ok()?;
+            let is_in_sync = view.sides.iter().all(|side| side.in_sync);
+            (view.health == VolumeHealth::Healthy && is_in_sync).then_some(view)
+        })
     }
 
     /// Begins to write and read.
@@ -277,13 +345,7 @@ impl TwoSites {
     /// # Errors
     /// If that does not come by itself.
     pub fn wait_whole(&self) -> anyhow::Result<VolumeView> {
-        self.wait("both sides are in sync and served again", || {
-            self.volume().filter(|view| {
-                view.health == VolumeHealth::Healthy
-                    && view.armed
-                    && view.sides.iter().all(|side| side.in_sync)
-            })
-        })
+        self.wait("both sides are in sync and served again", || self.volume().filter(is_whole))
     }
 
     /// The site that owns the volume.
@@ -326,12 +388,7 @@ impl TwoSites {
     /// If that does not come.
     pub fn wait_served_by(&self, site: &str) -> anyhow::Result<()> {
         self.wait("the other site serves", || {
-            let volume = self.volume()?;
-            let serves = volume
-                .sides
-                .iter()
-                .any(|side| side.site.name == site && side.role == Some(GroupRole::Serving));
-            (volume.owner_site.name == site && serves).then_some(())
+            self.volume().filter(|view| is_served_by(view, site)).map(|_| ())
         })
     }
 

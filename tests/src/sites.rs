@@ -1,7 +1,8 @@
 //! Three sites as processes of the real binaries: a nats-server and a control process at each, a node
 //! at two of them, a mirrored volume, and the verifying host upon it.
 
-use crate::cluster::alone;
+pub use crate::cluster::PATIENCE;
+use crate::cluster::{alone, connect_host, host_nqn, is_served_by, is_whole};
 use crate::program;
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
@@ -14,23 +15,20 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use voute::api::client::Client;
 use voute::demo::host::{Host, Layout, Load};
-use voute::demo::path::PathConfig;
 use voute::demo::stage::{Stage, free_addresses};
 use voute_control::api::answers::{
-    ClusterView, DeviceView, LogSiteView, Page, StatusView, VolumeHealth, VolumeView,
+    ClusterView, DeviceView, LogSiteView, Page, StatusView, VolumeView,
 };
 use voute_schemas::contract::GroupRole;
+use voute_schemas::place::REGION_BYTES;
 use voute_schemas::{CorrelationId, NodeId};
 
 /// The sites; the first two hold data, the first owns the volume at first.
 pub const SITES: [&str; 3] = ["paris", "lyon", "turin"];
-/// What may take long on a machine that has much else to do.
-pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The volume.
 pub const VOLUME: &str = "demo";
 const VOLUME_BYTES: u64 = 64 << 20;
 const DEVICE_BYTES: u64 = 1 << 30;
-const REGION_BYTES: u64 = 1 << 20;
 const WORKERS: u32 = 4;
 
 /// Name of a site's nats-server.
@@ -253,28 +251,14 @@ impl ThreeSites {
     /// If it cannot connect.
     pub fn add_host(&self, regions: u32) -> anyhow::Result<Arc<Host>> {
         let id = CorrelationId::generate();
-        let host_nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{id}");
-        self.client.post("/v1/hosts", &json!({"name": "writer", "nqns": [host_nqn]}))?;
+        self.client.post("/v1/hosts", &json!({"name": "writer", "nqns": [host_nqn(id)]}))?;
         self.client.post("/v1/mappings", &json!({"volume": VOLUME, "host": "writer"}))?;
         let cluster: ClusterView = self.client.get("/v1/cluster")?;
         let volume = self.volume().context("the volume is there")?;
-        let path = |site: &Site| PathConfig {
-            portal: site.nvme,
-            host_nqn: host_nqn.clone(),
-            host_id: id.bytes(),
-            subsystem_nqn: cluster.subsystem_nqn.clone(),
-            volume: volume.volume.bytes(),
-        };
+        let portals = self.sites[..2].iter().map(|site| site.nvme);
         let layout = Layout { volume_bytes: VOLUME_BYTES, regions, region_bytes: REGION_BYTES };
-        let _entered = self.runtime.enter();
-        let run = u64::from_le_bytes(id.bytes()[8..].try_into().expect("eight of sixteen"));
-        let host = Host::start(self.sites[..2].iter().map(path).collect(), layout, run);
-        ensure!(
-            self.runtime.block_on(host.connected(PATIENCE)),
-            "the host could not connect to both sites\n{}",
-            self.stage.tails()
-        );
-        Ok(host)
+        let subsystem = &cluster.subsystem_nqn;
+        connect_host(&self.runtime, &self.stage, id, subsystem, volume.volume, portals, layout)
     }
 
     /// Begins to write and read.
@@ -331,28 +315,9 @@ impl ThreeSites {
     ///
     /// # Errors
     /// If a process ended by itself, or [`PATIENCE`] is over; with the ends of all logs.
-    pub fn wait<T>(
-        &self,
-        what: &str,
-        mut condition: impl FnMut() -> Option<T>,
-    ) -> anyhow::Result<T> {
-        let began = Instant::now();
-        loop {
-            if let Some(found) = condition() {
-                return Ok(found);
-            }
-            if let Some((name, status)) = self.stage.children().ended() {
-                bail!("{name} ended by itself ({status}) before {what}\n{}", self.stage.tails());
-            }
-            if began.elapsed() > PATIENCE {
-                bail!(
-                    "{what} did not happen within {} s\n{}",
-                    PATIENCE.as_secs(),
-                    self.stage.tails()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    pub fn wait<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+        let waited = self.stage.wait_within(PATIENCE, what, condition);
+        waited.map_err(|error| error.context(self.stage.tails()))
     }
 
     /// Asks one site's control process alone.
@@ -392,14 +357,12 @@ impl ThreeSites {
         let began = Instant::now();
         let name = format!("witness-{}", CorrelationId::generate());
         let site = json!({"name": &name[..40], "kind": "Witness"});
+        // One key for all attempts: whichever process took the first, nothing happens twice.
+        let client = self.client.with_key(&name);
         loop {
-            match self.client.post("/v1/sites", &site) {
+            match client.post("/v1/sites", &site) {
                 Ok(_) => return Ok(began.elapsed()),
                 Err(error) if began.elapsed() > PATIENCE => return Err(error.into()),
-                Err(error) if error.to_string().contains("another site is named") => {
-                    // Its answer was lost, and its key was of that attempt only.
-                    return Ok(began.elapsed());
-                }
                 Err(_) => std::thread::sleep(Duration::from_millis(50)),
             }
         }
@@ -418,9 +381,7 @@ impl ThreeSites {
     pub fn wait_whole(&self) -> anyhow::Result<VolumeView> {
         self.wait("both sides are in sync and served", || {
             self.volume().filter(|view| {
-                view.health == VolumeHealth::Healthy
-                    && view.armed
-                    && view.sides.iter().all(|side| side.in_sync)
+                is_whole(view)
                     && view.sides.iter().any(|side| side.role == Some(GroupRole::Serving))
             })
         })
@@ -439,7 +400,7 @@ impl ThreeSites {
             })?;
         }
         self.wait("the volume is served there", || {
-            self.volume().filter(|view| view.owner_site.name == site)
+            self.volume().filter(|view| is_served_by(view, site))
         })?;
         self.wait_whole().map(|_| ())
     }

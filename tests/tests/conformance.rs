@@ -8,9 +8,6 @@ mod verdicts;
 use anyhow::Context;
 use std::process::Command;
 use verdicts::{conform, judge};
-use voute_control::api::answers::{VolumeHealth, VolumeView};
-use voute_control::api::requests::{CreateHost, CreateMapping, CreateVolume, Reference};
-use voute_schemas::Name;
 use voute_schemas::place::Locator;
 use voute_tests::cluster::{Log, TwoSites};
 
@@ -24,44 +21,15 @@ const VOLUME_BYTES: u64 = 64 << 20;
 /// Legs in memory: the tool's 80,000 checks are of answers, and wait for no disk.
 const POOL: Locator = Locator::Memory { size_bytes: 256 << 20 };
 
-fn reference(text: &str) -> Reference {
-    Reference(text.into())
-}
-
-/// Makes the volume, with blocks of 512 bytes, and grants it.
-fn add_volume(sites: &TwoSites) -> anyhow::Result<VolumeView> {
-    let client = sites.cluster.client.because("a volume to be tested for conformance");
-    let volume = CreateVolume {
-        name: Name::new(VOLUME)?,
-        size_bytes: VOLUME_BYTES,
-        block_bytes: Some(512),
-        pools: sites.cluster.nodes.iter().map(|node| reference(node.site)).collect(),
-        policy: None,
-    };
-    client.post("/v1/volumes", &volume)?;
-    let hosts = [("writer", vec![HOST, OTHER_HOST], false), ("reader", vec![READER], true)];
-    for (name, iqns, read_only) in hosts {
-        let iqns = iqns.into_iter().map(str::to_owned).collect();
-        let host = CreateHost { name: Name::new(name)?, nqns: vec![], iqns, chap_secret: None };
-        client.post("/v1/hosts", &host)?;
-        let (volume, host) = (reference(VOLUME), reference(name));
-        client.post("/v1/mappings", &CreateMapping { volume, host, lun: Some(0), read_only })?;
-    }
-    let path = format!("/v1/volumes/{VOLUME}");
-    sites.wait("the volume is served by both sites", || {
-        let view: VolumeView = sites.cluster.client.get(&path).ok()?;
-        (view.health == VolumeHealth::Healthy && view.sides.iter().all(|side| side.in_sync))
-            .then_some(view)
-    })
-}
-
 #[test]
 fn a_mirrored_volume_conforms_on_two_paths() -> anyhow::Result<()> {
     let sites = TwoSites::start(Log::Embedded)?;
     for node in &sites.cluster.nodes {
         sites.add_pool(node.site, POOL)?;
     }
-    let volume = add_volume(&sites)?;
+    let hosts: [(&str, &[&str], bool); 2] =
+        [("writer", &[HOST, OTHER_HOST], false), ("reader", &[READER], true)];
+    let volume = sites.add_iscsi_volume(VOLUME, VOLUME_BYTES, &hosts)?;
     let owner = sites.cluster.node_at(&volume.owner_site.name)?;
     let target = sites.cluster.view()?.target_iqn;
     let path = format!("iscsi://{}/{target}/0", owner.portals.iscsi);

@@ -9,7 +9,8 @@ use voute::demo::cluster::CONTROL;
 use voute::demo::host::Host;
 use voute::demo::nats;
 use voute_tests::chance::Chance;
-use voute_tests::cluster::{Log, PATIENCE, TwoSites, nats_server};
+use voute_tests::cluster::{Log, TwoSites, nats_server};
+use voute_tests::harm::{must_flow, must_keep, must_not_fail};
 
 const CYCLES: u64 = 4;
 /// Regions that the host writes to.
@@ -84,12 +85,7 @@ impl Victims {
 
 impl Campaign<'_> {
     fn wait_flow(&self, when: &str) {
-        assert!(
-            self.host.pulse.wait(FLOWING, PATIENCE),
-            "no writes are acknowledged {when}: {:?}\n{}",
-            self.host.failures(),
-            self.sites.stage.tails()
-        );
+        must_flow(self.host, FLOWING, &self.sites.stage, when);
     }
 
     fn cycle(&mut self, number: u64, victims: Victims) -> anyhow::Result<()> {
@@ -146,13 +142,8 @@ impl Campaign<'_> {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let wrong = self.sites.verify(self.host);
-        let ledger = &self.host.ledger;
-        let told = || format!("{:?}\n{}", self.host.failures(), self.sites.stage.tails());
-        assert_eq!(wrong, 0, "slots do not hold what was acknowledged: {}", told());
-        assert_eq!(ledger.stale_reads(), 0, "reads went back: {}", told());
-        assert_eq!(ledger.foreign_reads(), 0, "reads showed what nobody wrote: {}", told());
-        assert_eq!(self.host.io_errors(), 0, "errors reached the host: {}", told());
+        must_keep(&self.sites.runtime, self.host, &self.sites.stage);
+        must_not_fail(self.host, &self.sites.stage);
         self.sites.verify_log().map(|_| ())
     }
 }

@@ -14,7 +14,8 @@ use voute_schemas::CorrelationId;
 use voute_schemas::contract::PATH as NODE_STREAM;
 use voute_schemas::place::Locator;
 use voute_tests::chance::Chance;
-use voute_tests::cluster::{Log, PATIENCE, TwoSites, alone, nats_server};
+use voute_tests::cluster::{Log, TwoSites, alone, nats_server};
+use voute_tests::harm::{must_flow, must_keep, must_not_fail};
 use voute_tests::program;
 
 const REGIONS: u32 = 2;
@@ -384,11 +385,7 @@ fn bad_input_at_every_door_gets_a_clear_error_and_harms_nothing() -> anyhow::Res
     let host = sites.add_host(REGIONS)?;
     let load = sites.begin_load(&host);
     let flows = |after: &str| {
-        assert!(
-            host.pulse.wait(FLOWING, PATIENCE),
-            "seed {seed}: writes stopped after {after}\n{}",
-            sites.stage.tails()
-        );
+        must_flow(&host, FLOWING, &sites.stage, &format!("after {after}, seed {seed}"));
         assert!(
             sites.stage.children().ended().is_none(),
             "seed {seed}: a process ended after {after}\n{}",
@@ -405,8 +402,8 @@ fn bad_input_at_every_door_gets_a_clear_error_and_harms_nothing() -> anyhow::Res
     bad_processes(&sites)?;
     flows("bad processes");
     sites.runtime.block_on(load.stop());
-    assert_eq!(sites.verify(&host), 0);
-    assert_eq!((host.ledger.stale_reads(), host.io_errors()), (0, 0), "{:?}", host.failures());
+    must_keep(&sites.runtime, &host, &sites.stage);
+    must_not_fail(&host, &sites.stage);
     sites.wait_whole()?;
     sites.verify_log().map(|_| ())
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use voute_nvme::{
     Closed, Command, ConnectionOptions, DISCOVERY_NQN, InitiatorConnection, InitiatorEvent, Status,
 };
-use voute_tests::cluster::{Log, PATIENCE, TwoSites};
+use voute_tests::cluster::{Log, TwoSites};
+use voute_tests::harm::{must_flow, must_keep, must_not_fail};
 
 const REGIONS: u32 = 2;
 /// Writes that must get through while an attack goes on.
@@ -260,11 +261,7 @@ fn hostile_hosts_are_refused_and_the_others_notice_nothing() -> anyhow::Result<(
     let doors: Vec<SocketAddr> = sites.cluster.nodes.iter().map(|node| node.portals.nvme).collect();
     let subsystem: Arc<str> = sites.cluster.view()?.subsystem_nqn.into();
     let flows = |during: &str| {
-        assert!(
-            host.pulse.wait(FLOWING, PATIENCE),
-            "writes stopped during {during}\n{}",
-            sites.stage.tails()
-        );
+        must_flow(&host, FLOWING, &sites.stage, &format!("during {during}"));
         let ended = sites.stage.children().ended();
         assert!(ended.is_none(), "{ended:?} during {during}\n{}", sites.stage.tails());
     };
@@ -302,8 +299,8 @@ fn hostile_hosts_are_refused_and_the_others_notice_nothing() -> anyhow::Result<(
     assert!(rate >= STORM_RATE_MIN, "{rate} connects a second are no storm");
     flows("the end");
     sites.runtime.block_on(load.stop());
-    assert_eq!(sites.verify(&host), 0);
-    assert_eq!((host.ledger.stale_reads(), host.io_errors()), (0, 0), "{:?}", host.failures());
+    must_keep(&sites.runtime, &host, &sites.stage);
+    must_not_fail(&host, &sites.stage);
 
     let told = lines_with(&sites, "hosts were refused over NVMe/TCP")?;
     let most = doors.len() * (2 + began.elapsed().as_secs() as usize / 60);

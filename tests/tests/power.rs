@@ -1,45 +1,31 @@
 //! A power cut of either node, or of both at once: the process ends and whatever its device had not
 //! made durable is gone, in any order and torn between any two blocks. Nothing acknowledged is lost.
 
-use std::sync::Arc;
 use voute::demo::cluster::SITES;
-use voute::demo::host::Host;
-use voute_tests::array::Array;
 use voute_tests::chance::Chance;
-use voute_tests::cluster::{Log, PATIENCE, TwoSites};
+use voute_tests::harm::{must_flow, must_keep};
+use voute_tests::on_arrays::OnArrays;
 
 const CYCLES: u64 = 4;
 const REGIONS: u32 = 3;
 const FLOWING: u64 = 50;
-const DEVICE_BYTES: u64 = 1 << 30;
 
 /// Two sites whose nodes keep their legs on arrays with write caches.
 struct Powered {
-    sites: TwoSites,
-    arrays: Vec<Array>,
-    host: Arc<Host>,
+    on: OnArrays,
     chance: Chance,
+}
+
+impl std::ops::Deref for Powered {
+    type Target = OnArrays;
+    fn deref(&self) -> &OnArrays {
+        &self.on
+    }
 }
 
 impl Powered {
     fn start(seed: u64) -> anyhow::Result<Self> {
-        let sites = TwoSites::start(Log::Embedded)?;
-        let cluster = sites.cluster.view()?.cluster;
-        let arrays = SITES
-            .iter()
-            .map(|_| Array::start(cluster, DEVICE_BYTES))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        for (site, array) in SITES.into_iter().zip(&arrays) {
-            sites.add_pool(site, array.locator())?;
-        }
-        let host = sites.add_host(REGIONS)?;
-        sites.wait_whole()?;
-        Ok(Powered { sites, arrays, host, chance: Chance::new(seed) })
-    }
-
-    fn array_of(&self, site: &str) -> &Array {
-        let place = SITES.iter().position(|known| *known == site).expect("one of two sites");
-        &self.arrays[place]
+        Ok(Powered { on: OnArrays::start(REGIONS)?, chance: Chance::new(seed) })
     }
 
     /// The power of these sites fails.
@@ -65,19 +51,11 @@ impl Powered {
     }
 
     fn wait_flow(&self, when: &str) {
-        assert!(
-            self.host.pulse.wait(FLOWING, PATIENCE),
-            "no writes are acknowledged {when}: {:?}\n{}",
-            self.host.failures(),
-            self.sites.stage.tails()
-        );
+        must_flow(&self.host, FLOWING, &self.sites.stage, when);
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let told = || format!("{:?}\n{}", self.host.failures(), self.sites.stage.tails());
-        assert_eq!(self.sites.verify(&self.host), 0, "acknowledged writes are lost: {}", told());
-        assert_eq!(self.host.ledger.stale_reads(), 0, "reads went back: {}", told());
-        assert_eq!(self.host.ledger.foreign_reads(), 0, "torn or foreign: {}", told());
+        must_keep(&self.sites.runtime, &self.host, &self.sites.stage);
         self.sites.verify_log().map(|_| ())
     }
 }

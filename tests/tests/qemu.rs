@@ -8,9 +8,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use voute::demo::cluster::READER_IQN;
-use voute_control::api::answers::{VolumeHealth, VolumeView};
-use voute_control::api::requests::{CreateHost, CreateMapping, CreateVolume, Reference};
-use voute_schemas::Name;
 use voute_tests::chance::Chance;
 use voute_tests::cluster::{Log, TwoSites};
 
@@ -187,25 +184,8 @@ fn an_image_being_written_by_iscsi_survives_the_loss_of_the_owning_site() -> any
 /// by an assertion when it reads 32 KiB or more of a volume of larger blocks, before it asks us anything
 /// (`iscsi_co_block_status` wants a range in whole blocks, and is asked for 2 GiB less 512 bytes).
 fn add_disk(sites: &TwoSites) -> anyhow::Result<String> {
-    let client = sites.cluster.client.because("a virtual machine's disk");
-    let reference = |text: &str| Reference(text.into());
-    let volume = CreateVolume {
-        name: Name::new("disk")?,
-        size_bytes: 128 << 20,
-        block_bytes: Some(512),
-        pools: sites.cluster.nodes.iter().map(|node| reference(node.site)).collect(),
-        policy: None,
-    };
-    client.post("/v1/volumes", &volume)?;
-    let (name, iqns) = (Name::new("machine")?, vec![READER_IQN.to_owned()]);
-    client.post("/v1/hosts", &CreateHost { name, nqns: vec![], iqns, chap_secret: None })?;
-    let (volume, host) = (reference("disk"), reference("machine"));
-    client.post("/v1/mappings", &CreateMapping { volume, host, lun: Some(0), read_only: false })?;
-    sites.wait("the volume is served by both sites", || {
-        let view: VolumeView = sites.cluster.client.get("/v1/volumes/disk").ok()?;
-        let is_whole = view.sides.iter().all(|side| side.in_sync);
-        (view.health == VolumeHealth::Healthy && is_whole).then_some(view.owner_site.name)
-    })
+    let volume = sites.add_iscsi_volume("disk", 128 << 20, &[("machine", &[READER_IQN], false)])?;
+    Ok(volume.owner_site.name)
 }
 
 /// What a virtual machine does to its disk, by the block layer that it uses: patterns across block and

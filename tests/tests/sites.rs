@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use voute::demo::host::Host;
 use voute_tests::cluster::nats_server;
-use voute_tests::sites::{PATIENCE, SITES, ThreeSites, control_of, log_of, node_of};
+use voute_tests::harm::{must_flow, must_keep, must_not_fail};
+use voute_tests::sites::{SITES, ThreeSites, control_of, log_of, node_of};
 
 /// Acknowledgements that show that load flows.
 const FLOWING: u64 = 30;
@@ -14,18 +15,12 @@ const REGIONS: u32 = 2;
 const STALL_MAX: Duration = Duration::from_secs(2);
 
 fn flows(sites: &ThreeSites, host: &Host, when: &str) {
-    assert!(
-        host.pulse.wait(FLOWING, PATIENCE),
-        "no writes are acknowledged {when}: {:?}\n{}",
-        host.failures(),
-        sites.stage.tails()
-    );
+    must_flow(host, FLOWING, &sites.stage, when);
 }
 
 fn no_harm(sites: &ThreeSites, host: &Arc<Host>) {
-    let stale = sites.runtime.block_on(host.verify_all(4));
-    assert_eq!((stale, host.io_errors()), (0, 0), "{:?}\n{}", host.failures(), sites.stage.tails());
-    assert_eq!(host.ledger.stale_reads(), 0, "{:?}", host.failures());
+    must_keep(&sites.runtime, host, &sites.stage);
+    must_not_fail(host, &sites.stage);
 }
 
 #[test]
@@ -75,13 +70,7 @@ fn the_watch_moves_to_another_process_within_two_seconds() -> anyhow::Result<()>
         let first = sites.wait("one watches", || sites.watching())?;
         sites.kill(&control_of(first))?;
         let killed = Instant::now();
-        let second = loop {
-            if let Some(second) = sites.watching() {
-                break second;
-            }
-            assert!(killed.elapsed() < PATIENCE, "nobody watches\n{}", sites.stage.tails());
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        let second = sites.wait("another watches", || sites.watching())?;
         let took = killed.elapsed();
         eprintln!("the watch moved from {first} to {second} in {} ms", took.as_millis());
         assert_ne!(first, second);

@@ -3,6 +3,7 @@
 use crate::client::{Control, config, request};
 use crate::fake_node::{self, FakeNode};
 use serde_json::json;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,7 +11,7 @@ use voute_control::domain::State;
 use voute_control::projection::Projection;
 use voute_control::rebuild::rebuild;
 use voute_control::service::{Context, Done};
-use voute_control::{ControlConfig, JOIN_FILE, run_on};
+use voute_control::{ControlConfig, JOIN_FILE, Running, run_on};
 use voute_events::{EmbeddedLog, Exchange, Log, Position};
 use voute_schemas::commit::Origin;
 use voute_schemas::event::SiteKind;
@@ -23,6 +24,11 @@ fn add_site(name: String) -> Command {
         name: Name::new(name).unwrap(),
         kind: SiteKind::Data,
     }
+}
+
+/// A process that alone has a log.
+async fn alone_on<L: Log>(log: Arc<L>, folder: &Path) -> Running {
+    run_on(log, Exchange::alone(), None, config(folder), std::future::pending()).await.unwrap()
 }
 
 fn context() -> Context {
@@ -98,15 +104,7 @@ impl Log for Watched {
 async fn a_restart_reads_only_the_tail_that_the_snapshot_lacks() {
     let folder = tempfile::tempdir().unwrap();
     let log = EmbeddedLog::open(folder.path().join("shared.redb")).unwrap();
-    let running = run_on(
-        Arc::new(log.clone()),
-        Exchange::alone(),
-        None,
-        config(folder.path()),
-        std::future::pending(),
-    )
-    .await
-    .unwrap();
+    let running = alone_on(Arc::new(log.clone()), folder.path()).await;
     for index in 0..50 {
         running.service().submit(add_site(format!("s{index}")), context()).await.unwrap();
     }
@@ -117,29 +115,13 @@ async fn a_restart_reads_only_the_tail_that_the_snapshot_lacks() {
     for file in [voute_control::KEY_FILE, voute_control::REGISTER_FILE] {
         std::fs::copy(folder.path().join(file), other.path().join(file)).unwrap();
     }
-    let running = run_on(
-        Arc::new(log.clone()),
-        Exchange::alone(),
-        None,
-        config(other.path()),
-        std::future::pending(),
-    )
-    .await
-    .unwrap();
+    let running = alone_on(Arc::new(log.clone()), other.path()).await;
     running.service().submit(add_site("late".into()), context()).await.unwrap();
     let digest = running.service().state().digest();
     running.stop();
     running.ended().await.unwrap();
     let counting = Watched::new(log);
-    let running = run_on(
-        Arc::clone(&counting),
-        Exchange::alone(),
-        None,
-        config(folder.path()),
-        std::future::pending(),
-    )
-    .await
-    .unwrap();
+    let running = alone_on(Arc::clone(&counting), folder.path()).await;
     assert_eq!(running.service().state().digest(), digest);
     // 53 was the last commit of the first run; reading begins at it, to compare its hash.
     assert_eq!(counting.lowest.load(Relaxed), 53);
@@ -252,15 +234,7 @@ async fn two_processes_on_one_log_commit_each_command_once_and_agree() {
 async fn a_process_that_had_to_stop_projecting_drops_its_nodes_and_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let log = Watched::new(EmbeddedLog::open(folder.path().join("shared.redb")).unwrap());
-    let running = run_on(
-        Arc::clone(&log),
-        Exchange::alone(),
-        None,
-        config(folder.path()),
-        std::future::pending(),
-    )
-    .await
-    .unwrap();
+    let running = alone_on(Arc::clone(&log), folder.path()).await;
     let service = running.service();
     let north = add_site("north".into());
     let Command::AddSite { site, .. } = north else { unreachable!() };

@@ -143,6 +143,12 @@ impl Client {
         Client { reason: Some(reason.to_owned()), ..self.clone() }
     }
 
+    /// The same with one idempotency key for everything that it posts: repeated, it has one effect.
+    #[must_use]
+    pub fn with_key(&self, key: &str) -> Self {
+        Client { idempotency_key: Some(key.to_owned()), ..self.clone() }
+    }
+
     /// The address that is asked.
     #[must_use]
     pub fn api(&self) -> &str {

@@ -170,6 +170,19 @@ impl Stage {
     pub fn wait_until<T>(
         &self,
         what: &str,
+        condition: impl FnMut() -> Option<T>,
+    ) -> anyhow::Result<T> {
+        self.wait_within(START_TIME_MAX, what, condition)
+    }
+
+    /// The same with a time of the caller's.
+    ///
+    /// # Errors
+    /// As [`Stage::wait_until`].
+    pub fn wait_within<T>(
+        &self,
+        time_max: Duration,
+        what: &str,
         mut condition: impl FnMut() -> Option<T>,
     ) -> anyhow::Result<T> {
         let began = Instant::now();
@@ -180,8 +193,8 @@ impl Stage {
             if let Some((name, status)) = self.children().ended() {
                 bail!("{name} ended ({status}) before {what}");
             }
-            if began.elapsed() > START_TIME_MAX {
-                bail!("{what} did not happen within {} s", START_TIME_MAX.as_secs());
+            if began.elapsed() > time_max {
+                bail!("{what} did not happen within {} s", time_max.as_secs());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
