@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::broadcast;
+use voute_schemas::CorrelationId;
 
 /// Longest message, bytes; longer ones are not sent.
 pub const MESSAGE_BYTES_MAX: usize = 512 << 10;
@@ -50,9 +51,13 @@ pub struct Exchange(Kind);
 #[derive(Clone)]
 enum Kind {
     Alone,
-    Nats { client: Client, stream: String },
+    Nats { client: Client, stream: String, own: Speaker },
     Ring(Arc<Seat>),
 }
+
+/// Who speaks: drawn anew by each process, and put before each of its messages. NATS brings everyone
+/// the own messages, too.
+type Speaker = [u8; 16];
 
 impl std::fmt::Debug for Exchange {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -83,7 +88,7 @@ impl Exchange {
 
     /// Core messages of a NATS cluster, on subjects beside a log's stream.
     pub(crate) fn nats(client: Client, stream: String) -> Self {
-        Exchange(Kind::Nats { client, stream })
+        Exchange(Kind::Nats { client, stream, own: CorrelationId::generate().bytes() })
     }
 
     /// Exchanges that hear each other within one program, for tests of several processes.
@@ -124,7 +129,8 @@ impl Exchange {
             }
             // What waits for a connection would be old when it goes out.
             Kind::Nats { client, .. } if client.connection_state() != State::Connected => {}
-            Kind::Nats { client, stream } => {
+            Kind::Nats { client, stream, own } => {
+                let message = [own.as_slice(), &message].concat();
                 let publish = client.publish(subject_of(stream, topic), message.into());
                 if let Ok(Err(error)) = tokio::time::timeout(SAY_WITHIN, publish).await {
                     tracing::debug!(%error, ?topic, "not said");
@@ -142,7 +148,8 @@ impl Exchange {
                 let receiver = seat.topics[topic as usize].subscribe();
                 Listening(Ear::Ring { seat: Arc::clone(seat), receiver })
             }
-            Kind::Nats { client, stream } => Listening(Ear::Nats {
+            Kind::Nats { client, stream, own } => Listening(Ear::Nats {
+                own: *own,
                 client: client.clone(),
                 subject: subject_of(stream, topic),
                 subscriber: None,
@@ -160,7 +167,7 @@ pub struct Listening(Ear);
 
 enum Ear {
     Deaf,
-    Nats { client: Client, subject: String, subscriber: Option<Subscriber> },
+    Nats { own: Speaker, client: Client, subject: String, subscriber: Option<Subscriber> },
     Ring { seat: Arc<Seat>, receiver: broadcast::Receiver<Said> },
 }
 
@@ -170,10 +177,17 @@ impl Listening {
     pub async fn next(&mut self) -> Vec<u8> {
         match &mut self.0 {
             Ear::Deaf => std::future::pending().await,
-            Ear::Nats { client, subject, subscriber } => loop {
+            Ear::Nats { own, client, subject, subscriber } => loop {
                 if let Some(open) = subscriber {
                     if let Some(message) = open.next().await {
-                        return message.payload.into();
+                        match message.payload.split_first_chunk() {
+                            Some((speaker, said))
+                                if speaker != own && said.len() <= MESSAGE_BYTES_MAX =>
+                            {
+                                return said.to_vec();
+                            }
+                            _ => continue,
+                        }
                     }
                     *subscriber = None;
                     tokio::time::sleep(LISTEN_AGAIN_AFTER).await;

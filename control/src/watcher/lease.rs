@@ -84,7 +84,7 @@ impl Lease {
             Some((_, at)) if now < at + LEASE + self.spread() => return (false, None),
             None if now < self.began_at + LEASE + self.spread() => return (false, None),
             _ => {
-                let term = self.known.map_or(0, |(claim, _)| claim.term) + 1;
+                let term = self.known.map_or(0, |(claim, _)| claim.term).saturating_add(1);
                 self.known = Some((Claim { term, process: self.process }, now));
                 self.said_at = None;
             }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use voute_events::jetstream::OpenError;
 use voute_events::{
-    AppendError, JetStreamLog, JetStreamOptions, Log, Position, ReadError, VerifiedReader,
+    AppendError, JetStreamLog, JetStreamOptions, Log, Position, ReadError, Topic, VerifiedReader,
 };
 use voute_schemas::Commit;
 
@@ -312,6 +312,32 @@ async fn only_servers_that_flush_before_they_acknowledge_arm_failover() {
     let log = JetStreamLog::open(lazy.options("log")).await.unwrap();
     let safety = log.check_safety().await;
     assert!(safety.reasons.len() == 1 && safety.reasons[0].contains("sync_interval"), "{safety:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_hear_each_other_beside_the_log_and_not_themselves() {
+    let _turn = one_at_a_time().await;
+    let Some(mut rig) = ServerRig::start(1).await else { return };
+    let (one, other) = (rig.fresh().await.exchange(), rig.another().await.exchange());
+    let (mut to_one, mut to_other) = (one.listen(Topic::Watch), other.listen(Topic::Watch));
+    let administration = rig.administration().await;
+    let subject = format!("voute.exchange.{}.watch", rig.options().stream);
+    // What comes from one process arrives in the order in which it was said; so the first that counts
+    // shows that nothing before it did. Said again until the ears are open.
+    let hear = async { tokio::join!(to_one.next(), to_other.next()) };
+    let say = async {
+        loop {
+            one.say(Topic::Watch, b"from one".to_vec()).await;
+            administration.client().publish(subject.clone(), "short".into()).await.unwrap();
+            other.say(Topic::Watch, b"from the other".to_vec()).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let heard = tokio::select! {
+        heard = tokio::time::timeout(Duration::from_secs(20), hear) => heard.expect("they hear"),
+        () = say => unreachable!("it speaks on"),
+    };
+    assert_eq!(heard, (b"from the other".to_vec(), b"from one".to_vec()));
 }
 
 #[tokio::test]
