@@ -69,7 +69,9 @@ fn cannot_serve(app: &App) -> Option<String> {
             "this control process has stopped projecting ({stopped}); connect to another\n"
         ));
     }
-    if !app.sharing.is_settled() {
+    // Whoever alone signs for the log has nobody to learn from.
+    let is_sole = matches!(app.service.log_sites().as_slice(), [only] if only.is_own);
+    if !is_sole && !app.sharing.is_settled() {
         return Some("this control process just started and is learning secrets from the others; connect to another, or to this one in a moment\n".to_owned());
     }
     let has_checkpoint = app.service.read(|view| !view.checkpoint.0.is_empty());

@@ -74,6 +74,16 @@ pub(crate) async fn open(
     }
 }
 
+/// Waits until a process lets this node in: one that just started asks the others for secrets first.
+pub(crate) async fn until_let_in(address: SocketAddr, node: &str, secret: &str) {
+    let asks = async {
+        while open(address, node, secret).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asks).await.expect("it lets the node in");
+}
+
 pub(crate) fn hello(node: NodeId, incarnation: u64) -> FromNode {
     FromNode::Hello(Hello {
         contract: CONTRACT_VERSION,

@@ -145,6 +145,7 @@ async fn a_second_process_joins_with_the_first_ones_file_and_serves_nodes_the_sa
     first.until("/v1/nodes/n", |node| node["name"] == "n").await;
     let mut links = Vec::new();
     for process in [&first, &second] {
+        crate::fake_node::until_let_in(process.address(), id, secret).await;
         let node = crate::fake_node::FakeNode::connect(process.address(), id, secret, 1).await;
         let facts = node.until("a proven spec", |inside| inside.facts.clone()).await;
         links.push(facts.link_secret);
