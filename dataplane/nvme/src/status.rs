@@ -65,6 +65,8 @@ named_statuses! {
     sgl_type_invalid = GENERIC 0x11 true;
     /// 0/14h: longer than the atomic (compare and) write unit.
     atomic_write_unit_exceeded = GENERIC 0x14 true;
+    /// 0/15h: reservations, to a host without an identifier.
+    operation_denied = GENERIC 0x15 true;
     /// 0/18h: a host identifier of the other length was asked for.
     host_identifier_inconsistent = GENERIC 0x18 true;
     /// 0/16h: an in-capsule offset that is not zero.

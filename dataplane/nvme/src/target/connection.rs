@@ -436,13 +436,14 @@ impl TargetConnection {
             Phase::Live(Role::Link) => io::link_demand(entry),
             Phase::Live(Role::Io) => {
                 let pairing = self.pair_up(index, entry);
-                let Peer::Host { view, .. } = &self.peer else {
+                let Peer::Host { view, membership } = &self.peer else {
                     return Err(Status::internal_error());
                 };
                 if is_disconnect(entry) {
                     return Ok(Demand::NONE);
                 }
                 let demand = io::demand(view, entry)?;
+                reservation::check_host(membership.controller().association(), entry)?;
                 pairing?;
                 match self.slots.at(index).fuse {
                     Fuse::Normal => {}

@@ -134,6 +134,7 @@ impl Identity<'_> {
     fn io_controller(&self, data: &mut [u8]) {
         data[76] = 1 << 0 | 1 << 1 | 1 << 3; // CMIC: many ports, many controllers, ANA
         data[111] = 1; // CNTRLTYPE: I/O
+        data[260] = 1 | 1 << 1; // FRMW: one firmware slot, which is read-only
         data[1804] = 1; // OFCS: Disconnect
         put(data, 266, &343u16.to_le_bytes()); // WCTEMP, kelvin: there is no sensor, the field is mandatory
         put(data, 268, &353u16.to_le_bytes()); // CCTEMP
@@ -143,7 +144,8 @@ impl Identity<'_> {
         put(data, 348, &(NAMESPACES_PER_HOST_MAX as u32).to_le_bytes());
         data[512] = 0x66; // SQES: 64 bytes
         data[513] = 0x44; // CQES: 16 bytes
-        data[525] = u8::from(self.config.has_volatile_cache); // VWC; Flush is per namespace
+        let flush_is_per_namespace = 2 << 1;
+        data[525] = u8::from(self.config.has_volatile_cache) | flush_is_per_namespace; // VWC
         put(data, 516, &NAMESPACE_ID_MAX.to_le_bytes());
         let optional_commands = 1u16 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 7; // compare, DSM, write zeroes, reservations, verify
         put(data, 520, &optional_commands.to_le_bytes());

@@ -35,6 +35,8 @@ pub(super) struct LogRequest {
     /// Bytes asked for.
     pub(super) length: usize,
     offset: u64,
+    /// OT: the offset counts entries, which no page here allows.
+    offset_is_index: bool,
     command_set: u8,
 }
 
@@ -48,6 +50,7 @@ impl LogRequest {
             retain_event: dword10 & 1 << 15 != 0,
             length: usize::try_from((dwords + 1) * 4).unwrap_or(usize::MAX),
             offset: entry.quadword(12),
+            offset_is_index: entry.dword(14) & 1 << 23 != 0,
             command_set: (entry.dword(14) >> 24) as u8,
         }
     }
@@ -56,7 +59,7 @@ impl LogRequest {
     /// length cannot be read from beyond its end; hosts read the others to the longest they can be.
     pub(super) fn cut(&self, page: &[u8]) -> Result<Vec<u8>, Status> {
         let offset = usize::try_from(self.offset).map_err(|_| Status::invalid_field())?;
-        if !offset.is_multiple_of(4) {
+        if !offset.is_multiple_of(4) || self.offset_is_index {
             return Err(Status::invalid_field());
         }
         let rest = match (page.get(offset..), self.page) {

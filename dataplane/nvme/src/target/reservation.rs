@@ -9,7 +9,7 @@ use voute_reservation::{Expected, Kind, Notice, Registrant, Request, Reservation
 
 use super::io::Demand;
 use crate::little_endian::{put, u64_at};
-use crate::{Direction, HostView, Status, SubmissionEntry, io_opcode};
+use crate::{Association, Direction, HostView, Status, SubmissionEntry, io_opcode};
 
 const REGISTER_LENGTH: usize = 16;
 const ACQUIRE_LENGTH: usize = 16;
@@ -44,6 +44,15 @@ pub(super) fn demand(entry: &SubmissionEntry) -> Demand {
         io_opcode::RESERVATION_ACQUIRE => sends(ACQUIRE_LENGTH),
         io_opcode::RESERVATION_RELEASE => sends(RELEASE_LENGTH),
         _ => Demand::at_least(Direction::ToHost, 0),
+    }
+}
+
+/// Hosts whose identifier is zero cannot be told apart, and would share their registrations: they
+/// have no reservations (Base 2.0 §8.19).
+pub(super) fn check_host(host: &Association, entry: &SubmissionEntry) -> Result<(), Status> {
+    match is_reservation(entry.opcode()) && host.host_id == [0; 16] {
+        true => Err(Status::operation_denied()),
+        false => Ok(()),
     }
 }
 

@@ -85,7 +85,8 @@ fn identify_controller_satisfies_a_linux_host() {
         0b1010_1101,
         "ONCS: compare, DSM, write zeroes, reservations, verify"
     );
-    assert_eq!((id.u16_at(522), id.data[525], id.u16_at(532)), (1, 0, 0), "FUSES, VWC, ACWU");
+    assert_eq!((id.u16_at(522), id.data[525], id.u16_at(532)), (1, 4, 0), "FUSES, VWC, ACWU");
+    assert_eq!(id.data[260], 0b011, "FRMW: one read-only slot");
     assert_eq!(id.u32_at(536) & 0b11, 1, "SGLS");
     assert_eq!(text(&id.data[768..1024]), SUBSYSTEM);
     assert_eq!(id.u32_at(1792) * 16, 64 + (16 << 10), "IOCCSZ");

@@ -207,3 +207,20 @@ fn what_reservations_can_do_is_announced() {
     let pages = hosts.admin(0, Command::log_page(0, 0, 1024)).succeeded();
     assert_eq!(pages.u32_at(0x80 * 4), 1);
 }
+
+#[test]
+fn hosts_without_an_identifier_have_no_reservations() {
+    let target = target();
+    let mut disk = Disk::new();
+    let options = ConnectionOptions { host_id: [0; 16], ..options(SUBSYSTEM) };
+    let (_controller, mut io) = host(&target, &mut disk, options);
+    for command in [
+        Command::reservation_register(1, 0, false, None, [0, 1]),
+        Command::reservation_acquire(1, 0, 1, [1, 0]),
+        Command::reservation_release(1, 0, 1, 1),
+        Command::reservation_report(1, 64),
+    ] {
+        assert_eq!(io.ask(&mut disk, command).status, Status::operation_denied());
+    }
+    io.ask(&mut disk, Command::read(1, 0, 1, 512)).succeeded();
+}
