@@ -180,6 +180,9 @@ impl Agent {
             }
             self.send_escalations();
         };
+        if let Some(setup) = &self.setup {
+            self.told.conclude(setup.nvme.refusals(), &self.parts.metrics);
+        }
         self.parts.offer.end();
         if let Some(publisher) = self.publisher.take() {
             // It ends within one publication; a panic in it was logged.
