@@ -5,6 +5,7 @@ set -euo pipefail
 RECOMMENDED="--keep-alive-tmo=2 --reconnect-delay=1 --ctrl-loss-tmo=-1"
 SMALL_SIZES="512 1k 4k 16k 64k 128k 256k 1m"
 LARGE_SIZES="4k 8k 64k 1m"
+DISCOVERY=nqn.2014-08.org.nvmexpress.discovery
 
 live_paths() { [ "$(nvme_paths "$NQN" | grep -c ' live ')" = "$1" ]; }
 # disk_of DISK NSID: that namespace of DISK's subsystem; the kernel's own numbers follow no order.
@@ -21,6 +22,15 @@ all_well() { live_paths 2 && two_states 1 && two_states 2; }
 size_is() { [ "$(blockdev --getsize64 "$1")" = "$2" ]; }
 controllers() { nvme_paths "$NQN" | cut -d' ' -f1; }
 
+# discovering: a discovery controller is connected. nvme-cli 2.13 lists no such subsystem.
+discovering() {
+    local c
+    for c in /sys/class/nvme/nvme*; do
+        if [ "$(cat "$c/subsysnqn" 2>/dev/null) $(cat "$c/state")" = "$DISCOVERY live" ]; then return; fi
+    done
+    return 1
+}
+
 connect() {
     # shellcheck disable=SC2086
     check "connect-all by one site's portal" nvme connect-all -t tcp -a 10.77.1.1 -s 4420 $RECOMMENDED "$@"
@@ -32,24 +42,63 @@ connect() {
     [ -b "$small" ] && [ -b "$large" ] || die "no block device of both volumes"
 }
 
-tools() {
-    local c command
-    c=/dev/$(controllers | head -1)
-    for command in "id-ctrl -H $c" "list-ns $c" "list-ns -a $c" "id-ns -H $small" "ns-descs $small" \
-        "id-ns -H $large" "cmdset-ind-id-ns $c -n 1" "nvm-id-ctrl $c" "nvm-id-ns $c -n 1" "id-iocs $c" \
-        "supported-log-pages $c" "error-log $c" "smart-log $c" "fw-log $c" "changed-ns-list-log $c" \
-        "effects-log -c 0 $c" "ana-log $c" "get-feature -H -f 0x01 $c" "get-feature -H -f 0x02 $c" \
-        "get-feature -H -f 0x04 $c" "get-feature -H -f 0x05 $c" "get-feature -H -f 0x07 $c" \
-        "get-feature -H -f 0x08 $c" "get-feature -H -f 0x09 $c" "get-feature -H -f 0x0a $c" "get-feature -H -f 0x0b $c" \
-        "get-feature -H -f 0x0f $c" "get-feature -f 0x16 $c" "get-feature -f 0x81 --cdw11=1 --data-len=16 $c" \
-        "get-feature -f 0x82 -n 1 $c" "get-feature -f 0x83 -n 1 $c" "list-ctrl $c" "list-ctrl -n 1 $c" \
-        "fid-support-effects-log $c" "resv-notif-log $c" "resv-report -e $small" "flush $small" "verify $small -s 0 -c 15" \
-        "write-zeroes $small -s 64 -c 7" "write-zeroes $small -s 64 -c 7 --deac" "dsm $small -d -s 128 -b 8"; do
+# nvme_says WORDS...: nvme-cli must succeed, say nothing on its error output and nothing of an error
+# on the other, whose text stays in /tmp/tool.out.
+nvme_says() {
+    nvme "$@" >/tmp/tool.out 2>/tmp/tool.err || { cat /tmp/tool.out /tmp/tool.err; die "nvme $*"; }
+    sed -i -E '/^(read|write|compare): Success$/d' /tmp/tool.err
+    [ ! -s /tmp/tool.err ] || { cat /tmp/tool.err; die "nvme $* complains"; }
+    # A field that is reserved must be zero.
+    ! grep -iE 'invalid|unknown|error:|nvme status|: *(0x)?0*[1-9a-f][0-9a-f]*\s+reserved' /tmp/tool.out || die "nvme $* complains"
+}
+
+# pages CONTROLLER: every identify structure, log page, feature and property that the controller has,
+# on the path that serves and on the one that does not.
+pages() {
+    local c=$1 command page
+    for command in "id-ctrl -H $c" "id-ctrl -v $c" "list-ns $c" "list-ns -a $c" "id-ns -H $c -n 1" "id-ns -H $c -n 2" \
+        "id-ns -v $c -n 1" "ns-descs $c -n 1" "cmdset-ind-id-ns $c -n 1" "nvm-id-ctrl $c" "nvm-id-ns $c -n 1" "id-iocs $c" \
+        "list-ctrl $c" "list-ctrl -n 1 $c" "supported-log-pages $c" "supported-log-pages -v $c" "error-log $c" "smart-log $c" \
+        "smart-log -H $c" "fw-log $c" "changed-ns-list-log $c" "effects-log -c 0 $c" "effects-log -H -c 0 $c" "ana-log $c" \
+        "ana-log -g $c" "fid-support-effects-log $c" "fid-support-effects-log -H $c" "resv-notif-log $c" \
+        "get-feature -f 0x16 $c" "get-feature -f 0x81 --cdw11=1 --data-len=16 $c" "get-feature -f 0x82 -n 1 $c"; do
         # shellcheck disable=SC2086
-        nvme $command >/tmp/tool.out 2>&1 || { cat /tmp/tool.out; die "nvme $command"; }
-        grep -iE 'invalid|unknown|error:|nvme status' /tmp/tool.out && die "nvme $command complains"
+        nvme_says $command
     done
-    result "nvme-cli: identify, logs, features, commands" ok
+    for page in 0x01 0x02 0x04 0x05 0x07 0x08 0x09 0x0a 0x0b 0x0f; do
+        nvme_says get-feature -H -f $page "$c"
+    done
+    for page in 0x00:1024 0x01:64 0x02:512 0x03:512 0x04:4096 0x05:4096 0x0c:4096 0x12:1024 0x80:64; do
+        nvme_says get-log -i "${page%:*}" -l "${page#*:}" "$c"
+    done
+    for page in 0x00 0x08 0x14 0x1c; do nvme_says get-property -H --offset=$page "$c"; done
+    for command in "id-ctrl" "list-ns" "smart-log" "fw-log" "error-log" "ana-log" "effects-log -c 0"; do
+        # shellcheck disable=SC2086
+        nvme_says $command -o json "$c"
+        jq -e . /tmp/tool.out >/dev/null || { cat /tmp/tool.out; die "nvme $command -o json is no JSON"; }
+    done
+}
+
+tools() {
+    local c command number
+    for c in $(controllers); do pages "/dev/$c"; done
+    result "nvme-cli: every page, log, feature, on both paths" ok
+    for command in "list -v" "list -o json" "list-subsys -v" "list-subsys -o json" "id-ns -H $small" "ns-descs $small" "id-ns -H $large" \
+        "get-ns-id $small" "get-feature -f 0x83 -n 1 $small" "resv-report -e $small" "resv-report -e $small -o json" \
+        "flush $small" "verify $small -s 0 -c 15" "write-zeroes $small -s 64 -c 7" "write-zeroes $small -s 64 -c 7 --deac" \
+        "dsm $small -d -s 128 -b 8" "ns-rescan /dev/$(controllers | head -1)"; do
+        # shellcheck disable=SC2086
+        nvme_says $command
+    done
+    number=$(date +%s%N)
+    printf '%-4096s' "$number" >/tmp/block
+    nvme_says write "$small" -s 64 -c 7 -z 4096 -d /tmp/block
+    nvme_says compare "$small" -s 64 -c 7 -z 4096 -d /tmp/block
+    nvme_says read "$small" -s 64 -c 7 -z 4096 -d /tmp/read
+    cmp /tmp/block /tmp/read || die "nvme read gives something else than nvme write wrote"
+    printf '%-4096s' other >/tmp/block
+    ! nvme compare "$small" -s 64 -c 7 -z 4096 -d /tmp/block >/tmp/tool.out 2>&1 || die "nvme compare finds different blocks alike"
+    result "nvme-cli: commands" ok
 }
 
 # One host's reservation from registration to its end; conflicts between hosts are tested without a guest.
@@ -133,6 +182,12 @@ for site in 10.77.1.1 10.77.2.1; do
     for portal in 10.77.1.1 10.77.2.1; do grep -q "traddr: *$portal" /tmp/discovered || die "$site does not list $portal"; done
 done
 result "discovery at either site lists both" ok
+# A discovery connection that stays must outlive its keep-alive, and end when it is told to.
+nvme discover -t tcp -a 10.77.1.1 -s 4420 --persistent --keep-alive-tmo=2 >/tmp/discovered
+wait_for 10 discovering || { nvme list-subsys; die "no persistent discovery controller"; }
+sleep 5    # what is awaited is that nothing happens for longer than the keep-alive
+discovering || { nvme list-subsys; die "the persistent discovery controller did not last"; }
+check "persistent discovery outlives its keep-alive" nvme disconnect -n "$DISCOVERY"
 step "connect"
 connect ${EXTRA:-}
 nvme list

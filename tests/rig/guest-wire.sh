@@ -1,5 +1,6 @@
 # In the guest: short sessions of every kind, for a dissector to judge.
-# env NQN, IQN, CHAP_USER, CHAP_SECRET, CHAP_TARGET_SECRET
+# env NQN, IQN, CHAP_USER, CHAP_SECRET, CHAP_TARGET_SECRET; AUTHENTICATES=1 with CLUSTER, RUN: NVMe
+# sessions with DH-HMAC-CHAP too
 set -euo pipefail
 . ./guest-lib.sh
 modprobe nvme-tcp
@@ -52,9 +53,31 @@ iscsi_session() {
     sleep 3    # for the host's own pings, as above
     iscsiadm -m node -T "$IQN" --logout
 }
+# prove OPTIONS...: a session in which host and target prove a key, with the options. The nodes hear of
+# new keys a moment after the command: until then no key is asked for and ours is refused.
+prove() {
+    local disk theirs ours
+    theirs=$(nvme gen-dhchap-key -m 1 -n "$(cat /etc/nvme/hostnqn)")
+    ours=$(nvme gen-dhchap-key -m 1 -n "$NQN")
+    host "printf '%s' '$theirs' >$RUN/theirs && $CLUSTER do secret put theirs --from-file $RUN/theirs" >/dev/null
+    host "printf '%s' '$ours' >$RUN/ours && $CLUSTER do secret put ours --from-file $RUN/ours" >/dev/null
+    cluster do host keys app --secret theirs --target-secret ours >/dev/null
+    wait_for 20 nvme connect -t tcp -a 10.77.1.1 -s 4420 -n "$NQN" --dhchap-secret="$theirs" --dhchap-ctrl-secret="$ours" "$@"
+    settle 120
+    wait_for 30 nvme_disk "$NQN"
+    disk=$(nvme_disk "$NQN")
+    touch_disk "$disk"
+    nvme disconnect -n "$NQN"
+    ! nvme connect -t tcp -a 10.77.1.1 -s 4420 -n "$NQN" --dhchap-secret="$(nvme gen-dhchap-key -m 1 -n "$NQN")" "$@" || die "a wrong key was let in"
+}
 step "NVMe/TCP"
 nvme_session
 nvme_session --hdr-digest --data-digest
+[ -z "${AUTHENTICATES:-}" ] || {
+    step "NVMe/TCP, authenticated"
+    prove
+    prove --hdr-digest --data-digest
+}
 step "iSCSI"
 iscsi_up
 iscsi_session

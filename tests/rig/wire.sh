@@ -1,20 +1,34 @@
 #!/usr/bin/env bash
-# Captures a Linux host's sessions and has tshark dissect them: nothing may be malformed, unknown
-# or of a wrong digest.
-#   wire.sh [suite]
+# Captures a Linux host's sessions, and two that break the protocol, and has tshark dissect them: every
+# kind of PDU is there, nothing is malformed, unknown or of a wrong digest.
+#   wire.sh [suite]      trixie's sessions authenticate too; Debian 12's kernel cannot
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 command -v tshark >/dev/null || { say "SKIPPED: no tshark (Debian: tshark)"; exit 77; }
 export CHAP=1
 . "$here/with-cluster.sh"
 capture=$RUN/sessions.pcapng
-ip netns exec "$NS" dumpcap -q -i bra -i brb -f "port 4420 or port 3260" -w "$capture" 2>"$RUN/capture.log" &
+ip netns exec "$NS" dumpcap -q -i bra -i brb -i lo -f "port 4420 or port 3260" -w "$capture" 2>"$RUN/capture.log" &
 capturer=$!
 await 20 "the capture runs" grep -q 'Capturing on' "$RUN/capture.log"
-RIG_SUITE=${1:-bookworm} "$VOUTE_RIG/guest-run" --net "ns:$NS" --name $GUEST_NAME --timeout 300 \
-    --env NQN="$("$here/cluster.sh" nqn)" --env IQN="$("$here/cluster.sh" iqn)" --env CLUSTER=false \
+suite=${1:-bookworm}
+RIG_SUITE=$suite "$VOUTE_RIG/guest-run" --net "ns:$NS" --name $GUEST_NAME --timeout 300 \
+    --env NQN="$("$here/cluster.sh" nqn)" --env IQN="$("$here/cluster.sh" iqn)" \
+    --env CLUSTER="RUN=$RUN VOUTE_BIN=$VOUTE_BIN VOUTE_RIG=$VOUTE_RIG VOUTE_RIG_NAMESPACE=$NS $here/cluster.sh" \
+    --env RUN="$RUN" --env AUTHENTICATES="$([ "$suite" = bookworm ] || echo 1)" \
     --env CHAP_USER="$(guest_iqn $GUEST_NAME)" --env CHAP_SECRET=$CHAP_SECRET \
     --env CHAP_TARGET_SECRET=$CHAP_TARGET_SECRET "$here/guest-wire.sh" "$here/guest-lib.sh"
+# Linux sends no termination request and gives no cause for one: a greeting, then PDUs by hand.
+GREETING='\x00\x00\x80\x00\x80\x00\x00\x00'$(printf '\\x00%.0s' $(seq 120))
+# talk PDU: after the greeting; what comes back is read until the target closes, or as many bytes as asked for.
+talk() {
+    inside bash -c 'exec 3<>/dev/tcp/10.77.1.1/4420; printf "$0" >&3; head -c "$1" <&3 >/dev/null' "$GREETING$1" "$2"
+}
+# Data that nobody asked for, in a PDU of 24 bytes: the target says why it ends the connection.
+talk '\x06\x04\x18\x18\x18\x00\x00\x00\x01\x00\x09\x00'"$(printf '\\x00%.0s' $(seq 12))" 152
+# The host's own: a PDU that is out of sequence, with the header of it.
+talk '\x02\x00\x18\x00\x20\x00\x00\x00\x02\x00'"$(printf '\\x00%.0s' $(seq 14))"'\x05\x00\x18\x00\x18\x00\x00\x00' 1000
+sleep 1    # dumpcap writes what it caught a moment later
 kill -TERM $capturer
 wait $capturer || true
 
@@ -42,8 +56,17 @@ unknown=$(grep -E 'Unknown|Unassigned|\[incorrect|Bad CRC|Digest Status: Bad' "$
 good=$(grep -cE 'Digest Status: Good|Good CRC32' "$RUN/dissected" || true)
 [ "$good" -gt 100 ] || fail "only $good digests were checked"
 say "$good digests checked, all good"
-for kind in $(seq 0 9); do
-    say "NVMe/TCP PDU type $kind: $(count "nvme-tcp.type == $kind") frames"
+for kind in 0 1 2 3 4 5 6 7 9; do
+    frames=$(count "nvme-tcp.type == $kind")
+    [ "$frames" -gt 0 ] || fail "no NVMe/TCP PDU of type $kind is in the capture"
+    say "NVMe/TCP PDU type $kind: $frames frames"
 done
+if [ "$suite" != bookworm ]; then
+    for kind in 5 6; do
+        frames=$(count "nvme.fabrics.cmd.fctype == $kind")
+        [ "$frames" -gt 0 ] || fail "no authentication command $kind is in the capture"
+        say "fabrics commands of type $kind (authentication): $frames frames"
+    done
+fi
 say "iSCSI opcodes: $(dissect -Y iscsi -T fields -e iscsi.opcode | tr ',' '\n' | sort | uniq -c | awk '{printf "%s:%s ", $2, $1}')"
 say "wire: ok, $(count nvme-tcp) frames of NVMe/TCP, $(count iscsi) of iSCSI"
