@@ -154,7 +154,7 @@ fn save(folder: &Path, state: &State, tree: &MerkleTree) -> anyhow::Result<()> {
     let began = Instant::now();
     let projection = Projection::open(&folder.join("projection.redb"))?;
     let leaves: Vec<Hash> = (0..tree.size()).filter_map(|index| tree.leaf(index)).collect();
-    projection.save(state, 0, &leaves, &Default::default())?;
+    projection.save(state, 0, &leaves, (&Default::default(), &Default::default()))?;
     let bytes = state.encode().len();
     report("writing the first snapshot", began.elapsed(), &format!("{} MiB of state", bytes >> 20));
     Ok(())

@@ -7,11 +7,12 @@
 
 use crate::domain::State;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use voute_events::MerkleTree;
 use voute_schemas::proof::Checkpoint;
-use voute_schemas::{Epoch, Hash};
+use voute_schemas::{Epoch, Hash, Sequence};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const LEAVES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("leaves");
@@ -20,6 +21,8 @@ const STATE: &str = "state";
 const DIGEST: &str = "digest";
 /// The checkpoint that covers the state.
 const CHECKPOINT: &str = "checkpoint";
+/// How the log's sites handed over.
+const HAND_OVERS: &str = "hand_overs";
 /// Leaves of one row.
 const LEAVES_PER_ROW: usize = 4_096;
 const HASH_BYTES: usize = 32;
@@ -40,6 +43,8 @@ pub struct Snapshot {
     pub tree: MerkleTree,
     /// Covers the state; empty if it is not known any more. To be verified.
     pub checkpoint: Checkpoint,
+    /// By the commits that named log sites: the checkpoints by which those before handed over.
+    pub hand_overs: BTreeMap<Sequence, Checkpoint>,
 }
 
 /// Why the projection cannot be used. The log is not affected.
@@ -111,6 +116,9 @@ impl Projection {
         };
         let checkpoint = bytes(CHECKPOINT)?.and_then(|bytes| String::from_utf8(bytes).ok());
         let checkpoint = Checkpoint(checkpoint.unwrap_or_default());
+        let hand_overs = bytes(HAND_OVERS)?.map_or(Ok(BTreeMap::new()), |bytes| {
+            postcard::from_bytes(&bytes).map_err(|error| self.unreadable(error))
+        })?;
         let leaves = transaction.open_table(LEAVES).map_err(|error| self.storage(error))?;
         // A start waits for this: what costs time is done side by side.
         std::thread::scope(|scope| {
@@ -126,7 +134,7 @@ impl Projection {
             if tree.size() != sequence.0 || last.unwrap_or(Hash::ZERO) != hash {
                 return Err(self.unreadable("its commit hashes do not lead to its position"));
             }
-            Ok(Some(Snapshot { state, tree, checkpoint }))
+            Ok(Some(Snapshot { state, tree, checkpoint, hand_overs }))
         })
     }
 
@@ -144,7 +152,7 @@ impl Projection {
         Ok(tree)
     }
 
-    /// Writes a state and the checkpoint that covers it, durably. `leaves` are the hashes of commits `first_leaf` on (counted from
+    /// Writes a state, the checkpoint that covers it and how its log's sites handed over, durably. `leaves` are the hashes of commits `first_leaf` on (counted from
     /// zero), at least from a multiple of the row length that was written before, and up to the
     /// state's position. Blocks; meant for a thread of its own.
     ///
@@ -155,7 +163,7 @@ impl Projection {
         state: &State,
         first_leaf: u64,
         leaves: &[Hash],
-        checkpoint: &Checkpoint,
+        (checkpoint, hand_overs): (&Checkpoint, &BTreeMap<Sequence, Checkpoint>),
     ) -> Result<(), ProjectionError> {
         let encoded = state.encode();
         let digest = Hash::of(&encoded);
@@ -172,6 +180,8 @@ impl Projection {
             let mut meta = transaction.open_table(META).map_err(|error| self.storage(error))?;
             meta.insert(CHECKPOINT, checkpoint.0.as_bytes())
                 .map_err(|error| self.storage(error))?;
+            let hand_overs = postcard::to_stdvec(hand_overs).expect("plain fields serialise");
+            meta.insert(HAND_OVERS, hand_overs.as_slice()).map_err(|error| self.storage(error))?;
             meta.insert(STATE, encoded.as_slice()).map_err(|error| self.storage(error))?;
             let digest = digest.0;
             meta.insert(DIGEST, digest.as_slice()).map_err(|error| self.storage(error))?;

@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use voute_schemas::commit::UnreadableCommit;
 use voute_schemas::proof::{Checkpoint, CommitProof, Verifier};
-use voute_schemas::{Commit, Epoch, Hash};
+use voute_schemas::{Commit, Epoch, Event, Hash};
 
 const KEY_FILE_MARK: &str = "PRIVATE+KEY";
 /// A key file is one line; anything longer is something else.
@@ -264,6 +264,14 @@ impl VerifiedCheckpoint {
     pub fn root(&self) -> Hash {
         self.0.root
     }
+
+    /// Whether the commit with this number and hash is one of them, as `path` shows.
+    #[must_use]
+    pub fn covers(&self, position: Epoch, path: &[Hash]) -> bool {
+        position.sequence.0.checked_sub(1).is_some_and(|index| {
+            merkle::verify_inclusion(position.hash, index, self.size(), path, self.root())
+        })
+    }
 }
 
 /// Reads what a checkpoint says, without believing it.
@@ -429,19 +437,26 @@ pub fn verify_commit(
     checkpoint: &VerifiedCheckpoint,
     proof: &CommitProof,
 ) -> Result<(Commit, Epoch), ProofError> {
-    let size = checkpoint.size();
-    let hash = Hash::of_commit(&proof.commit);
-    let is_included = proof.sequence.0.checked_sub(1).is_some_and(|index| {
-        merkle::verify_inclusion(hash, index, size, &proof.path, checkpoint.root())
-    });
-    if !is_included {
-        return Err(ProofError::NotIncluded { sequence: proof.sequence, size });
+    let position = Epoch { sequence: proof.sequence, hash: Hash::of_commit(&proof.commit) };
+    if !checkpoint.covers(position, &proof.path) {
+        return Err(ProofError::NotIncluded { sequence: proof.sequence, size: checkpoint.size() });
     }
     let commit = Commit::decode(&proof.commit)?;
     if commit.sequence != proof.sequence {
         return Err(ProofError::Misplaced { sequence: proof.sequence, claimed: commit.sequence });
     }
-    Ok((commit, Epoch { sequence: proof.sequence, hash }))
+    Ok((commit, position))
+}
+
+/// Whom a commit names as the log's sites, if it does: the last word of its events.
+#[must_use]
+pub fn named_sites(commit: &Commit) -> Option<Vec<Verifier>> {
+    let named = |event: &Event| match event {
+        Event::ClusterCreated { log_site, .. } => Some(vec![log_site.clone()]),
+        Event::LogSitesChanged { sites } => Some(sites.clone()),
+        _ => None,
+    };
+    commit.events().iter().rev().find_map(named)
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use crate::event::Attestation;
 use crate::ids::*;
 use crate::name::Name;
 use crate::place::{ExtentRun, Locator, Portals};
-use crate::position::{Epoch, Sequence, Token};
-use crate::proof::{Checkpoint, CommitProof, Verifier};
+use crate::position::{Epoch, Hash, Sequence, Token};
+use crate::proof::{Checkpoint, CommitProof, HandOver, Verifier};
 use crate::times::Times;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Most escalations in one message.
 pub const ESCALATIONS_MAX: usize = 4_096;
 /// Version of this contract.
-pub const CONTRACT_VERSION: u32 = 1;
+pub const CONTRACT_VERSION: u32 = 2;
 
 /// From a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -103,8 +103,13 @@ pub struct NodeSpec {
     pub cluster: ClusterId,
     /// Facts about the cluster and this node: in the first message and when they changed.
     pub facts: Option<NodeFacts>,
-    /// Signed checkpoint that covers every epoch named here.
+    /// Signed checkpoint that covers `as_of` and every epoch named here.
     pub checkpoint: Checkpoint,
+    /// Path from `as_of` to its root, lowest first (RFC 6962 §2.1.1).
+    pub as_of_path: Vec<Hash>,
+    /// With `facts`: how the log came by the verifiers that they name, in order, the last naming these
+    /// very ones. At most [`HAND_OVERS_MAX`](crate::proof::HAND_OVERS_MAX).
+    pub hand_overs: Vec<HandOver>,
     /// Commits that made the epochs of `groups`, each once.
     pub proofs: Vec<CommitProof>,
     /// Groups of which this node holds a side: all if full, else those that changed.

@@ -18,6 +18,20 @@ pub struct Verifier {
     pub key: Hash,
 }
 
+/// That the log names its sites: the commit that does, and a checkpoint that covers it, signed by a
+/// majority of the sites before and by one of those that it names. Who trusted the former may trust
+/// the latter.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HandOver {
+    /// By which the sites before handed over.
+    pub checkpoint: Checkpoint,
+    /// `ClusterCreated` or `LogSitesChanged`, with its path to that checkpoint.
+    pub named: CommitProof,
+}
+
+/// Most hand-overs in one message: who was away for more is given its trust anew.
+pub const HAND_OVERS_MAX: usize = 64;
+
 /// A commit and its path to a checkpoint's root (RFC 6962 §2.1.1).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CommitProof {

@@ -34,12 +34,15 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
     let names = &mut state.index.names;
     match event {
         Event::ClusterCreated { cluster, name, log_site } => {
-            core.cluster = Some(Cluster {
+            let mut founded = Cluster {
                 id: *cluster,
                 name: name.clone(),
                 level: 0,
-                log_sites: vec![log_site.clone()],
-            });
+                log_sites: vec![],
+                log_sites_named: vec![],
+            };
+            founded.name_log_sites(position.sequence, std::slice::from_ref(log_site));
+            core.cluster = Some(founded);
         }
         Event::ClusterLevelRaised { level } => {
             if let Some(cluster) = &mut core.cluster {
@@ -48,7 +51,7 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
         }
         Event::LogSitesChanged { sites } => {
             if let Some(cluster) = &mut core.cluster {
-                cluster.log_sites.clone_from(sites);
+                cluster.name_log_sites(position.sequence, sites);
             }
         }
         // For the record: what a site signs is its own register's business.

@@ -14,7 +14,7 @@ use voute_schemas::commit::Actor;
 use voute_schemas::event::*;
 use voute_schemas::ids::*;
 use voute_schemas::place::{ExtentRun, LegPlacement, Locator, Portals};
-use voute_schemas::proof::Verifier;
+use voute_schemas::proof::{HAND_OVERS_MAX, Verifier};
 use voute_schemas::{Epoch, Hash, Name, Sequence};
 
 /// An ordered table that is cloned in constant time.
@@ -31,7 +31,7 @@ pub const FAILOVERS_MAX: usize = 1_000;
 /// Most nodes of a cluster: their numbers are 1 to this.
 pub const NODES_MAX: u16 = 200;
 /// Layout of [`State::encode`]. Raised whenever a field of the state changes.
-pub const SNAPSHOT_FORMAT: u32 = 3;
+pub const SNAPSHOT_FORMAT: u32 = 4;
 
 /// The state at one position of the log.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +74,28 @@ pub struct Cluster {
     pub level: u32,
     /// Who signs checkpoints.
     pub log_sites: Vec<Verifier>,
+    /// Who did and does, by the commits that named them: the last [`HAND_OVERS_MAX`], in order. Never
+    /// empty; the last one's are `log_sites`.
+    pub log_sites_named: Vec<NamedSites>,
+}
+
+/// Log sites that a commit named.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NamedSites {
+    /// The commit; zero for nobody, named by none.
+    pub sequence: Sequence,
+    /// Whom.
+    pub sites: Vec<Verifier>,
+}
+
+impl Cluster {
+    /// A commit names the log's sites.
+    pub(super) fn name_log_sites(&mut self, sequence: Sequence, sites: &[Verifier]) {
+        self.log_sites = sites.to_vec();
+        self.log_sites_named.push(NamedSites { sequence, sites: sites.to_vec() });
+        let surplus = self.log_sites_named.len().saturating_sub(HAND_OVERS_MAX);
+        self.log_sites_named.drain(..surplus);
+    }
 }
 
 /// A bearer credential. Revoked ones are gone.

@@ -1,13 +1,14 @@
 //! Several pipelines over one log: what takes effect when which of them sign.
 
 use super::*;
-use crate::projection::Snapshot;
+use crate::projection::Projection;
 use std::path::{Path, PathBuf};
 use tokio::task::JoinHandle;
 use voute_events::{EmbeddedLog, Exchange, Log, SignedRegister, Signer, verify};
 use voute_schemas::Name;
 use voute_schemas::event::SiteKind;
 use voute_schemas::ids::*;
+use voute_schemas::proof::Verifier;
 
 /// Longest that anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -99,11 +100,14 @@ impl World {
 
     async fn start_with(&self, index: usize, log: Arc<EmbeddedLog>, seat: Seat) -> Process {
         let (stop, stopping) = watch::channel(false);
+        let path = self.folder.path().join(format!("projection-{index}"));
+        let projection = Projection::open(&path).unwrap();
+        let snapshot = projection.load().unwrap().unwrap_or_default();
         let config = PipelineConfig {
             seat: Some(seat),
             exchange: self.ring[index].clone(),
-            projection: None,
-            snapshot: Snapshot::default(),
+            projection: Some(projection),
+            snapshot,
             changes: Arc::new(NoStreams),
             stop: stopping,
         };
@@ -232,6 +236,48 @@ async fn new_sites_take_over_only_with_the_old_ones_majority() {
     world.ring[1].cut(true);
     assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 4);
     assert!(processes[0].is_signed_by(2));
+}
+
+impl Process {
+    /// One log site comes or goes.
+    async fn change_sites(&self, add: Vec<Verifier>, remove: &[&str]) -> u64 {
+        let remove = remove.iter().map(|name| (*name).to_owned()).collect();
+        let change = Command::ChangeLogSites { add, remove };
+        sequence(&self.service.submit(change, context()).await)
+    }
+}
+
+/// Nobody of those who are left is a majority of those whom it knew.
+#[tokio::test]
+async fn who_was_away_while_sites_were_replaced_follows_how_they_handed_over() {
+    let (world, mut processes) = World::three().await;
+    let away = world.start(4).await;
+    away.reaches(2).await;
+    away.stop().await;
+    processes.push(world.start(3).await);
+    assert_eq!(processes[0].change_sites(vec![world.verifier(3)], &[]).await, 3);
+    assert_eq!(processes[0].change_sites(vec![], &["s1"]).await, 4);
+    processes[3].reaches(4).await;
+    processes.remove(1).stop().await;
+    assert_eq!(processes[0].change_sites(vec![], &["s2"]).await, 5);
+    processes[2].reaches(5).await;
+    processes.remove(1).stop().await;
+    for name in ["a", "b"] {
+        sequence(&processes[0].service.submit(add_site(name), context()).await);
+    }
+    let back = world.start(4).await;
+    back.reaches(7).await;
+    // It can tell nodes, too.
+    let view = back.service.read(Clone::clone);
+    let shown = back.service.hand_overs(&view).await.unwrap();
+    let shown: Vec<u64> = shown.iter().map(|it| it.named.sequence.0).collect();
+    assert_eq!(shown[shown.len() - 3..], [3, 4, 5]);
+    // And it goes on from there when it is started again.
+    back.stop().await;
+    let again = world.start(4).await;
+    again.reaches(7).await;
+    let again = again.service.hand_overs(&view).await.unwrap();
+    assert_eq!(again.last().unwrap().named.sequence.0, 5);
 }
 
 #[tokio::test]

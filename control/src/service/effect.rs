@@ -6,16 +6,19 @@
 //!                    their signatures ───────────┴─▶ majority ─▶ published, answered
 //! ```
 //!
-//! The majority is that of the sites that the log names there, and, where these differ, also that of
-//! the sites that were in force before: the old sites hand over, the new ones show that they are there.
+//! The majority is that of the sites in force and of every set of sites that the log names up to there
+//! ([`super::hand_over`]): the old sites hand over, the new ones show that they are there.
 
 use super::board::{Vouched, is_majority};
 use super::draft::reply;
+use super::hand_over::{are_enough, bears_all, on_the_way};
 use super::pipeline::{Fault, Pending, Pipeline, checkpoint_origin};
 use super::{LogSiteSeen, View};
 use crate::domain::State;
+use crate::domain::state::NamedSites;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
-use voute_events::checkpoint::CheckpointError;
+use voute_events::checkpoint::{CheckpointError, claim};
 use voute_events::register::Signed;
 use voute_events::{Log, Topic, verify};
 use voute_schemas::proof::{Checkpoint, Verifier};
@@ -32,11 +35,25 @@ fn sites_of(state: &State) -> &[Verifier] {
     state.cluster().map_or(&[], |cluster| cluster.log_sites.as_slice())
 }
 
+fn named_in(state: &State) -> &[NamedSites] {
+    state.cluster().map_or(&[], |cluster| cluster.log_sites_named.as_slice())
+}
+
+/// The sites that a state names last; nobody where it has no cluster yet.
+pub(super) fn last_named(state: &State) -> NamedSites {
+    named_in(state).last().cloned().unwrap_or_default()
+}
+
 impl<L: Log> Pipeline<L> {
     /// After everything was read at the start: what was vouched for when the snapshot was written is
     /// in force if the log has not gone on since; the rest waits for signatures.
     pub(super) async fn begin(&mut self, checkpoint: &Checkpoint) -> Result<(), Fault> {
         self.note_log_sites();
+        // What came into force after the snapshot of the state was taken.
+        let kept = self.shared.hand_overs.lock().expect("no holder panics").clone();
+        for hand_over in kept.values() {
+            self.take_hand_over(hand_over);
+        }
         let position = self.state.position();
         if position == *self.shared.head.borrow() {
             if let Some(size) = self.still_covers(checkpoint) {
@@ -69,22 +86,56 @@ impl<L: Log> Pipeline<L> {
         self.shared.tree.read().expect("no holder of the tree panics").root(size).ok()
     }
 
-    /// The sites in force: those of what is published. None before anything is.
-    fn sites_in_force(&self) -> Vec<Verifier> {
-        self.shared.view.read().map(|view| sites_of(&view.state).to_vec()).unwrap_or_default()
-    }
-
     /// All whose signatures may count, now or soon.
     fn sites_concerned(&self) -> Vec<Verifier> {
-        let mut sites = self.sites_in_force();
-        sites.extend(
-            sites_of(&self.state)
-                .iter()
-                .filter(|site| !sites.contains(site))
-                .cloned()
-                .collect::<Vec<_>>(),
-        );
+        let mut sites = self.in_force.sites.clone();
+        let later = named_in(&self.state).iter().filter(|it| it.sequence > self.in_force.sequence);
+        for site in later.flat_map(|named| &named.sites) {
+            if !sites.contains(site) {
+                sites.push(site.clone());
+            }
+        }
         sites
+    }
+
+    /// Whether the sites that the log names last are not in force yet.
+    pub(super) fn hands_over(&self) -> bool {
+        last_named(&self.state).sequence > self.in_force.sequence
+    }
+
+    /// Whether these keys are enough for so many commits to take effect here.
+    fn are_enough(&self, size: u64, keys: &[Hash]) -> bool {
+        on_the_way(&self.in_force, named_in(&self.state), size)
+            .is_some_and(|sets| are_enough(&sets, keys))
+    }
+
+    /// Lets the sites that a checkpoint's commits name come into force if it bears the majority of
+    /// every set up to them; whether it did. It is kept for those who were away.
+    fn take_hand_over(&mut self, checkpoint: &Checkpoint) -> bool {
+        let Ok(said) = claim(checkpoint) else { return false };
+        let read = self.state.position().sequence.0;
+        let named = named_in(&self.state);
+        let brings_more =
+            |it: &NamedSites| it.sequence > self.in_force.sequence && it.sequence.0 <= said.size;
+        let is_of_here = Some(&said.origin) == self.origin().as_ref()
+            && said.size <= read
+            && self.root(said.size) == Some(said.root);
+        if !named.iter().any(brings_more) || !is_of_here {
+            return false;
+        }
+        let Some(sets) = on_the_way(&self.in_force, named, said.size) else { return false };
+        if !bears_all(&sets, checkpoint) {
+            return false;
+        }
+        let last = (**sets.last().expect("they bore it, so there are some")).clone();
+        // What nobody was there to hand over from cannot be shown to others.
+        let was_known = self.in_force.sequence.0 > 0;
+        let new = sets.iter().filter(|it| was_known && it.sequence > self.in_force.sequence);
+        let new: Vec<_> = new.map(|it| it.sequence).collect();
+        self.shared.keep_hand_overs(&new, checkpoint, named);
+        tracing::info!(sites = last.sites.len(), named_at = %last.sequence, "log sites are in force");
+        self.in_force = last;
+        true
     }
 
     /// What was just read is to take effect once it is vouched for.
@@ -167,6 +218,7 @@ impl<L: Log> Pipeline<L> {
     /// Says again what was said last, and tells whether anything waits for others.
     pub(super) async fn repeat_signature(&mut self) {
         self.say().await;
+        self.say_a_hand_over().await;
         let waits = self.pending.front().filter(|first| first.since.elapsed() > UNSIGNED_FOR_MAX);
         let unsigned = waits.map(|first| self.unsigned_words(first));
         self.shared.condition.send_if_modified(|condition| {
@@ -174,6 +226,23 @@ impl<L: Log> Pipeline<L> {
             condition.unsigned = unsigned;
             changed
         });
+    }
+
+    /// Tells those who were away how sites handed over: one hand-over at a time, in turn.
+    async fn say_a_hand_over(&mut self) {
+        if self.exchange.is_alone() {
+            return;
+        }
+        let next = {
+            let hand_overs = self.shared.hand_overs.lock().expect("no holder panics");
+            let after = (Excluded(self.hand_over_said), Unbounded);
+            let next = hand_overs.range(after).next().or_else(|| hand_overs.first_key_value());
+            next.map(|(sequence, checkpoint)| (*sequence, checkpoint.clone()))
+        };
+        if let Some((sequence, checkpoint)) = next {
+            self.hand_over_said = sequence;
+            self.exchange.say(Topic::Signatures, checkpoint.0.into_bytes()).await;
+        }
     }
 
     fn unsigned_words(&self, first: &Pending) -> String {
@@ -197,10 +266,16 @@ impl<L: Log> Pipeline<L> {
     pub(super) fn hear(&mut self, message: &[u8]) -> bool {
         let Some(origin) = self.origin() else { return false };
         let Ok(text) = std::str::from_utf8(message) else { return false };
-        match self.board.hear(&Checkpoint(text.to_owned()), &origin, &self.sites_concerned()) {
+        let checkpoint = Checkpoint(text.to_owned());
+        match self.board.hear(&checkpoint, &origin, &self.sites_concerned()) {
             Ok(keys) => {
                 keys.iter().for_each(|key| self.note_heard(*key));
-                !keys.is_empty()
+                // The board keeps what is young; a hand-over may be long ago.
+                let is_handed_over = self.hands_over() && self.take_hand_over(&checkpoint);
+                if is_handed_over {
+                    self.note_log_sites();
+                }
+                is_handed_over || !keys.is_empty()
             }
             Err(error @ CheckpointError::FalseSignature { .. }) => {
                 tracing::error!(%error, "ALARM: a signature was heard that nobody gave");
@@ -262,17 +337,17 @@ impl<L: Log> Pipeline<L> {
             self.gather_more_signatures();
             return Ok(());
         };
-        let in_force = self.sites_in_force();
         let read = self.state.position().sequence.0;
-        let sizes = first.state.position().sequence.0..=read;
-        let root_of = |size| self.root(size);
-        let vouched = self.board.best(sizes, root_of, |size, keys| {
-            let covered =
-                self.pending.iter().rev().find(|it| it.state.position().sequence.0 <= size);
-            let named = covered.map_or(&[][..], |pending| sites_of(&pending.state));
-            is_majority(named, keys) && (in_force.is_empty() || is_majority(&in_force, keys))
-        });
-        let Some(vouched) = vouched else { return Ok(()) };
+        let first = first.state.position().sequence.0;
+        let next = named_in(&self.state).iter().find(|it| it.sequence > self.in_force.sequence);
+        let from = next.map_or(first, |next| next.sequence.0.min(first));
+        let vouched = self.vouched(from..=read);
+        let Some(mut vouched) = vouched else { return Ok(()) };
+        if self.take_hand_over(&vouched.checkpoint) {
+            self.note_log_sites();
+            let Some(now) = self.vouched(first..=read) else { return Ok(()) };
+            vouched = now;
+        }
         let covers = |pending: &Pending| pending.state.position().sequence.0 <= vouched.size;
         let mut events = Vec::new();
         let mut state = None;
@@ -285,6 +360,10 @@ impl<L: Log> Pipeline<L> {
         self.publish(vouched, state, &events);
         self.answer();
         Ok(())
+    }
+
+    fn vouched(&self, sizes: std::ops::RangeInclusive<u64>) -> Option<Vouched> {
+        self.board.best(sizes, |size| self.root(size), |size, keys| self.are_enough(size, keys))
     }
 
     /// Now that all others were heard, a lost register may begin anew.
@@ -316,8 +395,8 @@ impl<L: Log> Pipeline<L> {
             return;
         };
         let root_of = |size| self.root(size);
-        let in_force = self.sites_in_force();
-        let best = self.board.best(size..=size, root_of, |_, keys| is_majority(&in_force, keys));
+        let in_force = &self.in_force.sites;
+        let best = self.board.best(size..=size, root_of, |_, keys| is_majority(in_force, keys));
         let Some(vouched) = best.filter(|vouched| vouched.size == size && size > 0) else { return };
         let mut view =
             self.shared.view.write().expect("no reader or writer panics holding the view");
@@ -341,11 +420,11 @@ impl<L: Log> Pipeline<L> {
     fn look_for_disputes(&self) -> Result<(), Fault> {
         let read = self.state.position().sequence.0;
         let keys = self.board.contradicting(read, |size| self.root(size));
-        let mut in_force = self.sites_in_force();
+        let mut in_force = self.in_force.sites.as_slice();
         if in_force.is_empty() {
-            in_force = sites_of(&self.state).to_vec();
+            in_force = sites_of(&self.state);
         }
-        if is_majority(&in_force, &keys) {
+        if is_majority(in_force, &keys) {
             return Err(Fault::Outvoted);
         }
         let names: Vec<&str> = in_force

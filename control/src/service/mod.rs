@@ -15,6 +15,7 @@ mod board;
 mod cluster_tests;
 mod draft;
 mod effect;
+pub(crate) mod hand_over;
 mod pipeline;
 mod queue;
 mod refusals;
@@ -27,19 +28,22 @@ pub use pipeline::{Fault, PipelineConfig, checkpoint_origin, start};
 pub use queue::{Answer, Done, Unanswered};
 pub use seat::{Seat, SeatError};
 
+use crate::domain::state::NamedSites;
 use crate::domain::{Refusal, State, decide};
+use hand_over::HandOvers;
 use queue::{Job, Work};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
+use voute_events::checkpoint::claim;
 use voute_events::register::Signed;
 use voute_events::{MerkleTree, Position, ReadError, StoredCommit};
 use voute_schemas::command::Escalation;
 use voute_schemas::commit::{Actor, Origin};
-use voute_schemas::proof::{Checkpoint, CommitProof, Verifier};
-use voute_schemas::{Command, CommitId, CorrelationId, Event, NodeId, Sequence};
+use voute_schemas::proof::{Checkpoint, CommitProof, HandOver, Verifier};
+use voute_schemas::{Command, CommitId, CorrelationId, Event, Hash, NodeId, Sequence};
 
 /// Longest time that an asker waits for an answer before it is told that the outcome is unknown.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -156,9 +160,24 @@ pub(crate) struct Shared {
     log_sites: Mutex<Vec<LogSiteSeen>>,
     /// What a lost register began anew with.
     reseeded: watch::Sender<Option<Signed>>,
+    /// How the log's sites handed over, as far as this process knows.
+    hand_overs: Mutex<HandOvers>,
+    /// The same, with their proofs, as far as these were asked for.
+    hand_overs_proven: Mutex<BTreeMap<Sequence, HandOver>>,
 }
 
 impl Shared {
+    /// Keeps by which checkpoint these sites came into force, and forgets what the state does not
+    /// remember either.
+    fn keep_hand_overs(&self, new: &[Sequence], checkpoint: &Checkpoint, named: &[NamedSites]) {
+        let is_remembered = |it: &Sequence| named.iter().any(|sites| sites.sequence == *it);
+        let mut hand_overs = self.hand_overs.lock().expect("no holder panics");
+        hand_overs.extend(new.iter().map(|sequence| (*sequence, checkpoint.clone())));
+        hand_overs.retain(|sequence, _| is_remembered(sequence));
+        let mut proven = self.hand_overs_proven.lock().expect("no holder panics");
+        proven.retain(|sequence, _| is_remembered(sequence));
+    }
+
     fn published(&self) -> View {
         self.view.read().expect("no reader or writer panics holding the view").clone()
     }
@@ -392,12 +411,65 @@ impl Service {
     }
 
     fn prove(&self, stored: StoredCommit, size: u64) -> Result<CommitProof, ReadError> {
-        let sequence = stored.position.sequence;
+        let path = self.path_of(stored.position, size)?;
+        Ok(CommitProof { sequence: stored.position.sequence, commit: stored.bytes, path })
+    }
+
+    /// Path of a commit to the root of a checkpoint of `size` commits.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if it lies outside the checkpoint.
+    pub(crate) fn path_of(&self, position: Position, size: u64) -> Result<Vec<Hash>, ReadError> {
+        let sequence = position.sequence;
         let tree = self.shared.tree.read().expect("no holder of the tree panics");
-        let path = tree
-            .inclusion_proof(sequence.0.saturating_sub(1), size)
-            .map_err(|error| ReadError::Damaged { sequence, cause: error.to_string() })?;
-        Ok(CommitProof { sequence, commit: stored.bytes, path })
+        tree.inclusion_proof(sequence.0.saturating_sub(1), size)
+            .map_err(|error| ReadError::Damaged { sequence, cause: error.to_string() })
+    }
+
+    /// How the log came by the sites that a published state names last, for those who trust earlier
+    /// ones: in order, as far as this process knows.
+    ///
+    /// # Errors
+    /// [`ReadError`] if a commit cannot be read.
+    pub(crate) async fn hand_overs(&self, view: &View) -> Result<Vec<HandOver>, ReadError> {
+        let named = view.state.cluster().map_or(&[][..], |cluster| &cluster.log_sites_named);
+        let Some(last) = named.last() else { return Ok(Vec::new()) };
+        let known: Vec<(Sequence, Checkpoint)> = {
+            let kept = self.shared.hand_overs.lock().expect("no holder panics");
+            kept.range(..=last.sequence).map(|(at, by)| (*at, by.clone())).collect()
+        };
+        let has_last = known.last().is_some_and(|(sequence, _)| *sequence == last.sequence);
+        let mut all = self.prove_hand_overs(known).await?;
+        if !has_last {
+            // Founded so, or from before this process knew anyone: at least it is so now.
+            let last = BTreeSet::from([last.sequence]);
+            for named in self.prove_all(&last, view.checkpoint_size).await? {
+                all.push(HandOver { checkpoint: view.checkpoint.clone(), named });
+            }
+        }
+        Ok(all)
+    }
+
+    async fn prove_hand_overs(
+        &self,
+        known: Vec<(Sequence, Checkpoint)>,
+    ) -> Result<Vec<HandOver>, ReadError> {
+        let proven = || self.shared.hand_overs_proven.lock().expect("no holder panics");
+        let mut all = Vec::with_capacity(known.len());
+        for (sequence, checkpoint) in known {
+            let cached = proven().get(&sequence).cloned();
+            if let Some(hand_over) = cached.filter(|it| it.checkpoint == checkpoint) {
+                all.push(hand_over);
+                continue;
+            }
+            let size = claim(&checkpoint).map_or(0, |claim| claim.size);
+            for named in self.prove_all(&BTreeSet::from([sequence]), size).await? {
+                let hand_over = HandOver { checkpoint: checkpoint.clone(), named };
+                proven().insert(sequence, hand_over.clone());
+                all.push(hand_over);
+            }
+        }
+        Ok(all)
     }
 
     /// Root of the Merkle tree over the first `size` commits, if there are so many.

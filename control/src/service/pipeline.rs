@@ -13,11 +13,13 @@
 
 use super::board::Board;
 use super::draft::{Draft, draft, reply};
+use super::effect::last_named;
 use super::queue::{Answer, JOBS_MAX, Job, Unanswered};
 use super::refusals::RefusalBudget;
 use super::seat::Seat;
 use super::snapshots::Snapshots;
 use super::{Changes, Condition, Counters, Service, Shared, View, unix_ms};
+use crate::domain::state::NamedSites;
 use crate::domain::{State, evolve};
 use crate::projection::{Projection, Snapshot};
 use crate::rebuild::replay;
@@ -100,7 +102,7 @@ pub async fn start<L: Log>(
 ) -> Result<(Service, State, JoinHandle<Result<(), Fault>>), Fault> {
     let (safety, safety_jobs) = mpsc::channel(JOBS_MAX);
     let (ordinary, ordinary_jobs) = mpsc::channel(JOBS_MAX);
-    let Snapshot { state, tree, checkpoint } = config.snapshot;
+    let Snapshot { state, tree, checkpoint, hand_overs } = config.snapshot;
     let known = state.clone();
     let mut stop = config.stop;
     let heard = config.exchange.listen(Topic::Signatures);
@@ -117,6 +119,8 @@ pub async fn start<L: Log>(
         unmeasured: Mutex::default(),
         log_sites: Mutex::default(),
         reseeded: watch::Sender::new(None),
+        hand_overs: Mutex::new(hand_overs),
+        hand_overs_proven: Mutex::default(),
     });
     let mut pipeline = Pipeline {
         reader,
@@ -126,6 +130,8 @@ pub async fn start<L: Log>(
         shared: Arc::clone(&shared),
         seat: config.seat,
         board: Board::default(),
+        in_force: last_named(&known),
+        hand_over_said: Sequence(0),
         exchange: config.exchange,
         heard,
         repeat: tokio::time::interval(REPEAT_SIGNATURE_EVERY),
@@ -180,6 +186,10 @@ pub(super) struct Pipeline<L: Log> {
     pub(super) shared: Arc<Shared>,
     pub(super) seat: Option<Seat>,
     pub(super) board: Board,
+    /// The log sites whose signatures count; nobody at the first start, until a majority signed.
+    pub(super) in_force: NamedSites,
+    /// Which hand-over others were told last.
+    pub(super) hand_over_said: Sequence,
     pub(super) exchange: Exchange,
     heard: Listening,
     repeat: Interval,

@@ -84,6 +84,7 @@ impl Snapshots {
     fn save(&self, shared: &Arc<Shared>) -> Option<JoinHandle<Option<(Sequence, Duration)>>> {
         let projection = self.projection.clone()?;
         let View { state, checkpoint, .. } = shared.published();
+        let hand_overs = shared.hand_overs.lock().expect("no holder panics").clone();
         let first = Projection::first_leaf(self.saved.0);
         let shared = Arc::clone(shared);
         Some(tokio::task::spawn_blocking(move || {
@@ -93,7 +94,7 @@ impl Snapshots {
                 let tree = shared.tree.read().expect("no holder of the tree panics");
                 (first..sequence.0).filter_map(|index| tree.leaf(index)).collect()
             };
-            match projection.save(&state, first, &leaves, &checkpoint) {
+            match projection.save(&state, first, &leaves, (&checkpoint, &hand_overs)) {
                 Ok(()) => Some((sequence, began.elapsed())),
                 Err(error) => {
                     tracing::warn!(%error, "no snapshot was written; the next start reads more of the log");

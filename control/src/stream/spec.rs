@@ -51,11 +51,18 @@ async fn finish(
     let Some(cluster) = cluster_of(&view.state) else { return Ok(None) };
     let epochs: BTreeSet<Sequence> = groups.iter().map(|group| group.epoch.sequence).collect();
     let proofs = app.service.prove_all(&epochs, view.checkpoint_size).await?;
+    let hand_overs = match facts {
+        Some(_) => app.service.hand_overs(view).await?,
+        None => Vec::new(),
+    };
+    let as_of = view.state.position();
     Ok(Some(NodeSpec {
-        as_of: view.state.position(),
+        as_of_path: app.service.path_of(as_of, view.checkpoint_size)?,
+        as_of,
         full,
         cluster,
         facts,
+        hand_overs,
         checkpoint: view.checkpoint.clone(),
         proofs,
         groups,

@@ -220,6 +220,8 @@ impl World {
             cluster: self.founded.cluster,
             facts: content.facts,
             checkpoint: Checkpoint::default(),
+            as_of_path: vec![],
+            hand_overs: vec![],
             proofs: vec![],
             groups: content.groups,
             removed_groups: content.removed_groups,

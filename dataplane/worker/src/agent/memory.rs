@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use voute_schemas::proof::Verifier;
-use voute_schemas::{ClusterId, Epoch, NodeId};
+use voute_schemas::{ClusterId, Epoch, NodeId, Sequence};
 
 const FILE: &str = "node.json";
 const NEW_FILE: &str = "node.json.new";
@@ -34,6 +34,9 @@ pub(crate) struct Trust {
     pub(crate) origin: String,
     /// Who signs them.
     pub(crate) verifiers: Vec<Verifier>,
+    /// Number of the commit that named them; zero in a file of an older version, which knew none.
+    #[serde(default)]
+    pub(crate) named_at: Sequence,
 }
 
 /// Why the memory cannot be used.
@@ -179,7 +182,7 @@ fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use voute_schemas::{Hash, Sequence};
+    use voute_schemas::Hash;
 
     #[test]
     fn the_incarnation_rises_at_each_start() {
@@ -205,7 +208,8 @@ mod tests {
         let node = NodeId::generate();
         let obeyed = Epoch { sequence: Sequence(7), hash: Hash([3; 32]) };
         let cluster = ClusterId::generate();
-        let trust = Trust { cluster, origin: "log".into(), verifiers: vec![] };
+        let trust =
+            Trust { cluster, origin: "log".into(), verifiers: vec![], named_at: Sequence(1) };
         Memory::open(folder.path(), node).unwrap().note(obeyed, &trust).unwrap();
         let memory = Memory::open(folder.path(), node).unwrap();
         assert_eq!((memory.obeyed(), memory.trust()), (obeyed, Some(&trust)));

@@ -4,10 +4,10 @@
 
 use crate::agent::memory::Trust;
 use std::collections::HashMap;
-use voute_events::checkpoint::{CheckpointError, ProofError};
+use voute_events::checkpoint::{CheckpointError, ProofError, named_sites};
 use voute_events::{VerifiedCheckpoint, verify, verify_commit};
 use voute_schemas::contract::{GroupSpec, NodeSpec};
-use voute_schemas::proof::Verifier;
+use voute_schemas::proof::{Checkpoint, HAND_OVERS_MAX, HandOver, Verifier};
 use voute_schemas::{ClusterId, Epoch, Event, GroupId, NodeId, Sequence};
 
 /// Why a spec is not obeyed.
@@ -22,7 +22,7 @@ pub(crate) enum SpecError {
     )]
     Older { found: Sequence, obeyed: Sequence },
     #[error(
-        "ALARM: commit {sequence} has another hash than the one obeyed: the log was forked or replaced; this node obeys nothing until a person has looked"
+        "ALARM: commit {sequence} has another hash than the one obeyed: the log was forked or replaced; nothing of that control process is obeyed, a person must look"
     )]
     Forked { sequence: Sequence },
     #[error("the first spec names no facts about the node")]
@@ -33,6 +33,12 @@ pub(crate) enum SpecError {
     Checkpoint(#[from] CheckpointError),
     #[error("a proof in it does not hold: {0}")]
     Proof(#[from] ProofError),
+    #[error(
+        "it names signers of the log to whom nobody handed over whom this node trusts; connect to a control process that was not away, or give the node its trust anew (guide, \"Log sites\")"
+    )]
+    SitesUnproven,
+    #[error("it stands at commit {at}, which its checkpoint over {size} commits does not cover")]
+    Nowhere { at: Sequence, size: u64 },
     #[error("it claims epoch {epoch} for group {group} without a commit that proves it")]
     Unproven { group: GroupId, epoch: Epoch },
     #[error("it contradicts commit {epoch}, which decided about group {group}")]
@@ -59,33 +65,83 @@ pub(crate) fn check(
     {
         return Err(SpecError::OtherNode { found: facts.node, wanted: node });
     }
-    let named = spec.facts.as_ref().map(|facts| &facts.verifiers);
-    let verifiers = named.or(trust.map(|trust| &trust.verifiers)).ok_or(SpecError::NoFacts)?;
-    let checkpoint = believe(spec, verifiers)?;
-    if let Some(trust) = trust {
-        if spec.cluster != trust.cluster {
-            return Err(SpecError::OtherCluster { found: spec.cluster, wanted: trust.cluster });
-        }
-        if checkpoint.origin() != trust.origin {
-            let (found, wanted) = (checkpoint.origin().to_owned(), trust.origin.clone());
-            return Err(SpecError::OtherLog { found, wanted });
-        }
-        // New signers are taken on when the old ones' majority vouches for the log that names them.
-        if *verifiers != trust.verifiers {
-            believe(spec, &trust.verifiers)?;
-        }
+    if let Some(trust) = trust
+        && spec.cluster != trust.cluster
+    {
+        return Err(SpecError::OtherCluster { found: spec.cluster, wanted: trust.cluster });
+    }
+    let trust = match (trust, &spec.facts) {
+        (None, None) => return Err(SpecError::NoFacts),
+        (None, Some(facts)) => first_contact(spec, &facts.verifiers)?,
+        (Some(trust), None) => trust.clone(),
+        (Some(trust), Some(facts)) => follow(trust, &spec.hand_overs, &facts.verifiers)?,
+    };
+    let checkpoint = believe(&spec.checkpoint, &trust.verifiers)?;
+    same_log(&checkpoint, &trust.origin)?;
+    if !checkpoint.covers(spec.as_of, &spec.as_of_path) {
+        let (at, size) = (spec.as_of.sequence, checkpoint.size());
+        return Err(SpecError::Nowhere { at, size });
     }
     check_position(spec.as_of, obeyed)?;
     check_epochs(spec, &checkpoint, proven)?;
-    Ok(Trust {
-        cluster: spec.cluster,
-        origin: checkpoint.origin().to_owned(),
-        verifiers: verifiers.clone(),
-    })
+    Ok(trust)
 }
 
-fn believe(spec: &NodeSpec, verifiers: &[Verifier]) -> Result<VerifiedCheckpoint, SpecError> {
-    Ok(verify(&spec.checkpoint, verifiers, verifiers.len() / 2 + 1)?)
+/// Whom a node begins to trust: those whom the facts name, if the log names them too.
+fn first_contact(spec: &NodeSpec, named: &[Verifier]) -> Result<Trust, SpecError> {
+    let last = spec.hand_overs.last().ok_or(SpecError::SitesUnproven)?;
+    let checkpoint = believe(&last.checkpoint, named)?;
+    let (named_at, verifiers) = named_by(&checkpoint, last)?;
+    if verifiers != named {
+        return Err(SpecError::SitesUnproven);
+    }
+    let origin = checkpoint.origin().to_owned();
+    Ok(Trust { cluster: spec.cluster, origin, verifiers, named_at })
+}
+
+/// Follows the log from whom this node trusts to whom the facts name. Each step needs the majority of
+/// those before: nobody else can say who comes after them, and nobody goes back to those of an
+/// earlier commit, whose keys may be in other hands by now.
+fn follow(trust: &Trust, hand_overs: &[HandOver], named: &[Verifier]) -> Result<Trust, SpecError> {
+    let mut trust = trust.clone();
+    if hand_overs.len() > HAND_OVERS_MAX {
+        return Err(SpecError::SitesUnproven);
+    }
+    for hand_over in hand_overs {
+        if hand_over.named.sequence <= trust.named_at {
+            continue;
+        }
+        let checkpoint = believe(&hand_over.checkpoint, &trust.verifiers)?;
+        same_log(&checkpoint, &trust.origin)?;
+        let (named_at, verifiers) = named_by(&checkpoint, hand_over)?;
+        believe(&hand_over.checkpoint, &verifiers)?;
+        trust = Trust { verifiers, named_at, ..trust };
+    }
+    if trust.verifiers == named { Ok(trust) } else { Err(SpecError::SitesUnproven) }
+}
+
+fn named_by(
+    checkpoint: &VerifiedCheckpoint,
+    hand_over: &HandOver,
+) -> Result<(Sequence, Vec<Verifier>), SpecError> {
+    let (commit, position) = verify_commit(checkpoint, &hand_over.named)?;
+    let sites = named_sites(&commit).ok_or(SpecError::SitesUnproven)?;
+    Ok((position.sequence, sites))
+}
+
+fn believe(
+    checkpoint: &Checkpoint,
+    verifiers: &[Verifier],
+) -> Result<VerifiedCheckpoint, CheckpointError> {
+    verify(checkpoint, verifiers, verifiers.len() / 2 + 1)
+}
+
+fn same_log(checkpoint: &VerifiedCheckpoint, origin: &str) -> Result<(), SpecError> {
+    if checkpoint.origin() == origin {
+        return Ok(());
+    }
+    let (found, wanted) = (checkpoint.origin().to_owned(), origin.to_owned());
+    Err(SpecError::OtherLog { found, wanted })
 }
 
 fn check_position(found: Epoch, obeyed: Epoch) -> Result<(), SpecError> {

@@ -17,7 +17,7 @@ use voute_schemas::commit::{Actor, Commit, Origin, Outcome};
 use voute_schemas::contract::*;
 use voute_schemas::event::{MoveKind, ResyncEvidence, VerifyEvidence};
 use voute_schemas::place::{ExtentRun, LegPlacement, Locator, Portals};
-use voute_schemas::proof::CommitProof;
+use voute_schemas::proof::{CommitProof, HandOver};
 use voute_schemas::times::Times;
 use voute_schemas::*;
 
@@ -511,12 +511,23 @@ impl State {
             }
             group
         });
+        let checkpoint = self.signer.sign(ORIGIN, size, self.tree.root(size).unwrap());
+        let path = |at| self.tree.inclusion_proof(at, size).unwrap();
         NodeSpec {
             as_of: self.head,
             full,
             cluster: self.cluster,
             facts: Some(self.facts(index)),
-            checkpoint: self.signer.sign(ORIGIN, size, self.tree.root(size).unwrap()),
+            checkpoint: checkpoint.clone(),
+            as_of_path: path(self.head.sequence.0 - 1),
+            hand_overs: vec![HandOver {
+                checkpoint,
+                named: CommitProof {
+                    sequence: Sequence(1),
+                    commit: self.commits[0].clone(),
+                    path: path(0),
+                },
+            }],
             proofs: proofs.collect(),
             groups: groups.collect(),
             removed_groups: vec![],

@@ -4,7 +4,7 @@ use voute_schemas::commit::{Actor, Commit, Origin, Outcome};
 use voute_schemas::contract::{GroupSpec, NodeFacts, SideSpec};
 use voute_schemas::event::{DetachCause, MoveKind};
 use voute_schemas::place::Portals;
-use voute_schemas::proof::CommitProof;
+use voute_schemas::proof::{CommitProof, HandOver};
 use voute_schemas::*;
 
 /// A log of one group, as a control process would show it.
@@ -15,6 +15,8 @@ struct Log {
     tree: MerkleTree,
     commits: Vec<Vec<u8>>,
     head: Epoch,
+    /// Hand-overs so far, but for the founding.
+    hand_overs: Vec<HandOver>,
     group: GroupSpec,
     node: NodeId,
     peer: NodeId,
@@ -43,10 +45,13 @@ impl Log {
             tree: MerkleTree::new(),
             commits: vec![],
             head: Epoch::ZERO,
+            hand_overs: vec![],
             group,
             node,
             peer,
         };
+        let (cluster, log_site) = (log.cluster, log.signers[0].verifier());
+        log.commit(Event::ClusterCreated { cluster, name: Name::new("c").unwrap(), log_site });
         log.group.epoch = log.commit(Event::VolumeCreated {
             volume: VolumeId::generate(),
             name: Name::new("v").unwrap(),
@@ -92,24 +97,54 @@ impl Log {
         self.group.sides[1].in_sync = false;
     }
 
-    fn spec(&self) -> NodeSpec {
+    fn verifiers(&self) -> Vec<Verifier> {
+        self.signers.iter().map(Signer::verifier).collect()
+    }
+
+    /// What the log says now, signed by these.
+    fn signed_by<'a>(&self, signers: impl IntoIterator<Item = &'a Signer>) -> Checkpoint {
         let size = self.tree.size();
-        let at = self.group.epoch.sequence.0 - 1;
-        let mut checkpoint = self.signers[0].sign(self.origin, size, self.tree.root(size).unwrap());
-        for signer in &self.signers[1..] {
-            checkpoint = signer.cosign(&checkpoint).unwrap();
+        let mut signers = signers.into_iter();
+        let first = signers.next().unwrap();
+        let checkpoint = first.sign(self.origin, size, self.tree.root(size).unwrap());
+        signers.fold(checkpoint, |checkpoint, signer| signer.cosign(&checkpoint).unwrap())
+    }
+
+    fn proof(&self, sequence: Sequence) -> CommitProof {
+        let at = sequence.0 - 1;
+        CommitProof {
+            sequence,
+            commit: self.commits[at as usize].clone(),
+            path: self.tree.inclusion_proof(at, self.tree.size()).unwrap(),
         }
+    }
+
+    /// Others sign from here on; those before and they sign that.
+    fn hand_over(&mut self, to: Vec<Signer>) {
+        let sites = to.iter().map(Signer::verifier).collect();
+        self.commit(Event::LogSitesChanged { sites });
+        let before = std::mem::replace(&mut self.signers, to);
+        let checkpoint = self.signed_by(before.iter().chain(&self.signers));
+        let named = self.proof(self.head.sequence);
+        self.hand_overs.push(HandOver { checkpoint, named });
+    }
+
+    fn spec(&self) -> NodeSpec {
+        let checkpoint = self.signed_by(&self.signers);
+        let size = self.tree.size();
+        let founding = HandOver { checkpoint: checkpoint.clone(), named: self.proof(Sequence(1)) };
         NodeSpec {
             as_of: self.head,
             full: true,
             cluster: self.cluster,
             facts: Some(self.facts()),
             checkpoint,
-            proofs: vec![CommitProof {
-                sequence: self.group.epoch.sequence,
-                commit: self.commits[at as usize].clone(),
-                path: self.tree.inclusion_proof(at, size).unwrap(),
-            }],
+            as_of_path: self.tree.inclusion_proof(size - 1, size).unwrap(),
+            hand_overs: match self.hand_overs.is_empty() {
+                true => vec![founding],
+                false => self.hand_overs.clone(),
+            },
+            proofs: vec![self.proof(self.group.epoch.sequence)],
             groups: vec![self.group.clone()],
             removed_groups: vec![],
         }
@@ -122,7 +157,7 @@ impl Log {
             name: Name::new("n").unwrap(),
             site: SiteId::generate(),
             number: 1,
-            verifiers: self.signers.iter().map(Signer::verifier).collect(),
+            verifiers: self.verifiers(),
             times: Default::default(),
             portals: Portals { nvme: address, iscsi: address, link: address },
             link_secret: "00".repeat(32),
@@ -221,22 +256,138 @@ fn unknown_signers_are_not_believed() {
     let trust = log.check(&log.spec(), None, Epoch::ZERO).unwrap();
     let mut other = Log::new();
     (other.cluster, other.node) = (log.cluster, log.node);
-    let refused = other.check(&other.spec(), Some(&trust), Epoch::ZERO);
+    let mut spec = other.spec();
+    let refused = other.check(&spec, Some(&trust), Epoch::ZERO);
+    assert_eq!(refused, Err(SpecError::SitesUnproven));
+    spec.facts = None;
+    let refused = other.check(&spec, Some(&trust), Epoch::ZERO);
     assert!(matches!(refused, Err(SpecError::Checkpoint(_))), "{refused:?}");
 }
 
+fn signers(names: &[&str]) -> Vec<Signer> {
+    let named = |name: &&str| Signer::from_seed(name, [name.as_bytes()[0]; 32]).unwrap();
+    names.iter().map(named).collect()
+}
+
+/// A log whose first signer handed over to these, and whom a node trusts since.
+fn log_of(names: &[&str]) -> (Log, Trust) {
+    let mut log = Log::new();
+    log.hand_over(signers(names));
+    let trust = log.check(&log.spec(), None, Epoch::ZERO).unwrap();
+    assert_eq!((&trust.verifiers, trust.named_at), (&log.verifiers(), log.head.sequence));
+    (log, trust)
+}
+
 #[test]
-fn new_signers_are_taken_on_when_the_old_majority_signs_too() {
+fn new_signers_are_taken_on_by_the_commit_that_names_them() {
     let mut log = Log::new();
     let trust = log.check(&log.spec(), None, Epoch::ZERO).unwrap();
-    log.signers.extend(["b", "c"].map(|name| Signer::generate(name).unwrap()));
+    log.hand_over(signers(&["a", "b", "c"]));
     let trust = log.check(&log.spec(), Some(&trust), Epoch::ZERO).unwrap();
-    assert_eq!(trust.verifiers.len(), 3);
+    assert_eq!((&trust.verifiers, trust.named_at), (&log.verifiers(), log.head.sequence));
     log.signers.truncate(1);
     let mut spec = log.spec();
     spec.facts.as_mut().unwrap().verifiers = trust.verifiers.clone();
     let refused = log.check(&spec, Some(&trust), Epoch::ZERO);
     assert!(matches!(refused, Err(SpecError::Checkpoint(_))), "one of three is no majority");
+}
+
+/// A control process was taken over. What the log's sites really signed lies before it.
+#[test]
+fn one_control_process_alone_cannot_replace_whom_a_node_trusts() {
+    let (log, trust) = log_of(&["a", "b", "c"]);
+    let own = signers(&["k"]).pop().unwrap();
+    let honest = log.spec();
+    let mut spec = log.spec();
+    spec.facts.as_mut().unwrap().verifiers = vec![own.verifier()];
+    spec.checkpoint = own.cosign(&honest.checkpoint).unwrap();
+    let refused = log.check(&spec, Some(&trust), Epoch::ZERO);
+    assert_eq!(refused, Err(SpecError::SitesUnproven), "no commit names it");
+    // With a commit of its own making that does, which no majority covers.
+    let mut forged = Log { commits: log.commits.clone(), ..Log::new() };
+    (forged.cluster, forged.node, forged.head) = (log.cluster, log.node, log.head);
+    for commit in &log.commits {
+        forged.tree.push(Hash::of_commit(commit));
+    }
+    forged.hand_over(vec![own]);
+    spec.hand_overs.push(forged.hand_overs.last().unwrap().clone());
+    let refused = log.check(&spec, Some(&trust), Epoch::ZERO);
+    assert!(matches!(refused, Err(SpecError::Checkpoint(_))), "{refused:?}");
+    // With its proof put under the majority's checkpoint.
+    spec.hand_overs.last_mut().unwrap().checkpoint = honest.checkpoint;
+    let refused = log.check(&spec, Some(&trust), Epoch::ZERO);
+    assert!(matches!(refused, Err(SpecError::Proof(_))), "{refused:?}");
+}
+
+#[test]
+fn nobody_goes_back_to_signers_of_an_earlier_commit() {
+    let (mut log, trust) = log_of(&["a", "b", "c"]);
+    let earlier = log.spec();
+    log.hand_over(signers(&["a", "b", "d"]));
+    let trust = log.check(&log.spec(), Some(&trust), Epoch::ZERO).unwrap();
+    assert_eq!(trust.verifiers, log.verifiers());
+    // Those whom the old spec names are two of three that are trusted, and sign what is new.
+    let mut spec = log.spec();
+    spec.facts.as_mut().unwrap().verifiers = earlier.facts.unwrap().verifiers;
+    spec.hand_overs = earlier.hand_overs;
+    let refused = log.check(&spec, Some(&trust), Epoch::ZERO);
+    assert_eq!(refused, Err(SpecError::SitesUnproven));
+}
+
+#[test]
+fn who_was_away_follows_every_step() {
+    let (mut log, trust) = log_of(&["a", "b", "c"]);
+    let steps: [&[&str]; 5] = [
+        &["a", "b", "c", "d"],
+        &["a", "b", "d"],
+        &["a", "b", "d", "e"],
+        &["b", "d", "e"],
+        &["d", "e"],
+    ];
+    for names in steps {
+        log.hand_over(signers(names));
+    }
+    let followed = log.check(&log.spec(), Some(&trust), Epoch::ZERO).unwrap();
+    assert_eq!((&followed.verifiers, followed.named_at), (&log.verifiers(), log.head.sequence));
+    // The last step alone: of the three that are trusted only one signed it.
+    let mut spec = log.spec();
+    spec.hand_overs.drain(..5);
+    let refused = log.check(&spec, Some(&trust), Epoch::ZERO);
+    assert!(matches!(refused, Err(SpecError::Checkpoint(_))), "{refused:?}");
+    spec.hand_overs.clear();
+    let refused = log.check(&spec, Some(&trust), Epoch::ZERO);
+    assert_eq!(refused, Err(SpecError::SitesUnproven));
+}
+
+#[test]
+fn who_is_named_but_did_not_sign_is_not_trusted() {
+    let (mut log, trust) = log_of(&["a", "b", "c"]);
+    let before = signers(&["a", "b", "c"]);
+    log.hand_over(signers(&["d", "e", "f"]));
+    let only_before = log.signed_by(&before);
+    log.hand_overs.last_mut().unwrap().checkpoint = only_before;
+    let refused = log.check(&log.spec(), Some(&trust), Epoch::ZERO);
+    assert!(matches!(refused, Err(SpecError::Checkpoint(_))), "{refused:?}");
+}
+
+/// A number far ahead, once noted, would end a node's control for good.
+#[test]
+fn a_position_that_no_checkpoint_covers_is_refused() {
+    let log = Log::new();
+    let trust = log.check(&log.spec(), None, Epoch::ZERO).unwrap();
+    for as_of in [
+        Epoch { sequence: Sequence(1 << 63), hash: log.head.hash },
+        Epoch { sequence: log.head.sequence.next(), hash: log.head.hash },
+        Epoch { hash: Hash([9; 32]), ..log.head },
+        Epoch::ZERO,
+    ] {
+        let mut spec = log.spec();
+        spec.as_of = as_of;
+        for trust in [None, Some(&trust)] {
+            let refused = log.check(&spec, trust, Epoch::ZERO);
+            assert!(matches!(refused, Err(SpecError::Nowhere { .. })), "{refused:?}");
+        }
+    }
 }
 
 #[test]
