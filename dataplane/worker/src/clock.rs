@@ -8,27 +8,33 @@
 
 use std::time::Duration;
 
-/// Most that the two clocks may part between two looks, which are at most [`LOOK_EVERY_MAX`] apart:
-/// adjusting the rate of one parts them by at most a tenth of that time.
-pub(crate) const SUSPENDED: Duration = Duration::from_millis(500);
-/// The clocks are compared with care when they seem to have parted by so much. Half of
-/// [`SUSPENDED`], so that what they part by slowly never adds up to that.
-const LOOK_CLOSER: Duration = Duration::from_millis(250);
+/// Most by which the clocks may part while they are compared with one and the same distance, before it
+/// counts as a suspension. At most three such stretches touch the 1.4 s for which a lease is believed,
+/// so that less than the 475 ms pass unseen by which a grantor waits longer. A clock whose rate is
+/// being adjusted parts from the other by at most a tenth, 125 ms in such a stretch.
+const SUSPENDED: Duration = Duration::from_millis(155);
+/// The clocks are compared with care when they seem to have parted by so much, ...
+const LOOK_CLOSER: Duration = Duration::from_millis(100);
+/// ... and after so much time, so that what they part by slowly does not add up to a suspension, nor
+/// hides one.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Longest that reading both clocks may take to be of use: a thread can be stopped in between, and
 /// would take the pause for a suspension.
-const READ_WITHIN: Duration = Duration::from_millis(50);
+const READ_WITHIN: Duration = Duration::from_millis(20);
 /// Longest sleep of a reactor, so that looks come often enough.
-pub(crate) const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_EVERY_MAX: Duration = Duration::from_millis(250);
 
 /// Reads the clock; one per thread.
 pub(crate) struct Clock {
-    /// [`apart`] at the last careful look.
+    /// [`apart`] as it was at `since`, by a careful look.
     apart: Duration,
+    since: Duration,
 }
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Clock { apart: both().1 }
+        let (since, apart) = both();
+        Clock { apart, since }
     }
 
     /// Time since an arbitrary start, the same for all threads.
@@ -38,11 +44,15 @@ impl Clock {
     pub(crate) fn now(&mut self) -> Duration {
         // Boot time first: a pause between the two readings makes it look late, never ahead.
         let (boot, now) = (read(libc::CLOCK_BOOTTIME), raw());
-        let (apart, known) = (apart(boot, now), self.apart);
-        if apart.abs_diff(known) < LOOK_CLOSER { now } else { self.look_closer() }
+        let is_near = apart(boot, now).abs_diff(self.apart) < LOOK_CLOSER;
+        if is_near && now.saturating_sub(self.since) < RENEW_EVERY {
+            now
+        } else {
+            self.look_closer()
+        }
     }
 
-    /// The clocks have parted, or this thread paused between reading them: tells which.
+    /// The clocks have parted, or this thread paused between reading them, or it is time: tells which.
     #[cold]
     fn look_closer(&mut self) -> Duration {
         let (now, apart) = both();
@@ -53,7 +63,10 @@ impl Clock {
             );
             std::process::abort();
         }
-        self.apart = apart;
+        // Growth within one stretch adds up, so that several short suspensions are seen as well.
+        if apart < self.apart || now.saturating_sub(self.since) >= RENEW_EVERY {
+            (self.apart, self.since) = (apart, now);
+        }
         now
     }
 }
@@ -116,8 +129,19 @@ mod tests {
     #[test]
     fn only_a_jump_of_boot_time_counts_as_suspension() {
         let ms = Duration::from_millis;
-        assert!(was_suspended(ms(100), ms(700)));
-        assert!(!was_suspended(ms(100), ms(550)));
+        assert!(was_suspended(ms(100), ms(300)));
+        assert!(!was_suspended(ms(100), ms(250)));
         assert!(!was_suspended(ms(900), ms(100)), "a raw clock that runs fast");
+    }
+
+    #[test]
+    fn what_passes_unseen_within_a_lease_is_less_than_a_grantor_waits_longer() {
+        let times = voute_schemas::times::Times::default();
+        let believed = Duration::from_millis(times.lease_ms - times.lease_margin_ms);
+        let slack = Duration::from_millis(times.grant_wait_ms) - believed;
+        let stretches = 2 + (believed.as_millis() / RENEW_EVERY.as_millis()) as u32;
+        assert!(SUSPENDED * stretches < slack);
+        let slewed = (RENEW_EVERY + LOOK_EVERY_MAX) / 10;
+        assert!(slewed + READ_WITHIN < SUSPENDED, "a clock that is adjusted is no suspension");
     }
 }

@@ -19,6 +19,8 @@ const IN_PLACE_MIN: usize = 4_096;
 /// What is received along with such data: most often the next header and the beginning of the next
 /// data, which is copied, bytes.
 const BEYOND_MAX: usize = 4_096;
+/// How long a connection that is to be closed may wait until its host takes what was said before.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 /// Read data of at least so much is sent from where it was read to, bytes.
 const INSET_MIN: usize = 4 << 10;
 
@@ -136,7 +138,12 @@ impl Protocol {
     }
 
     fn disconnected(&mut self) {
-        each!(self, connection => connection.disconnected());
+        match self {
+            Protocol::Nvme(connection) => connection.disconnected(),
+            Protocol::Iscsi(connection) => connection.disconnected(),
+            Protocol::LinkIn(link) => link.disconnected(),
+            Protocol::LinkOut(link) => link.connection.disconnected(),
+        }
     }
 
     /// Requests that it surfaced and that are not yet answered.
@@ -188,6 +195,8 @@ pub(crate) struct Connection {
     pub(crate) moving_to: Option<usize>,
     /// To be closed once everything is sent.
     pub(crate) close_when_sent: bool,
+    /// Until when a host that takes nothing is waited for before the connection is closed.
+    last_words_by: Option<Duration>,
 }
 
 /// What a connection wants from its reactor next.
@@ -227,7 +236,22 @@ impl Connection {
             is_listed: false,
             moving_to: None,
             close_when_sent: false,
+            last_words_by: None,
         }
+    }
+
+    /// Lets time pass for it.
+    pub(crate) fn tick(&mut self, now: Duration) {
+        self.protocol.tick(now);
+        if self.last_words_by.is_some_and(|by| by <= now) {
+            self.break_off();
+        }
+    }
+
+    /// When it must be ticked next.
+    pub(crate) fn next_deadline(&mut self) -> Option<Duration> {
+        let last_words_by = self.last_words_by.filter(|_| !self.is_broken);
+        self.protocol.next_deadline().into_iter().chain(last_words_by).min()
     }
 
     /// The socket's descriptor, while there is one.
@@ -259,6 +283,11 @@ impl Connection {
     /// Whether it takes input now.
     pub(crate) fn takes_input(&mut self) -> bool {
         !self.is_broken && self.protocol.wants_input()
+    }
+
+    /// Whether it came for a link and has not proven that it may.
+    pub(crate) fn is_unproven_link(&self) -> bool {
+        self.protocol.prove_by().is_some()
     }
 
     /// Takes what the socket has: into the memory where it will rest, as far as that is known, and
@@ -339,7 +368,7 @@ impl Connection {
     }
 
     /// Sends what there is, and tells the next thing to do; to be asked until [`Want::Nothing`].
-    pub(crate) fn want(&mut self) -> Want {
+    pub(crate) fn want(&mut self, now: Duration) -> Want {
         if self.is_broken {
             return self.want_when_broken();
         }
@@ -365,6 +394,10 @@ impl Connection {
                 self.break_off();
                 return self.want_when_broken();
             }
+        } else if self.last_words_by.is_none()
+            && (self.protocol.is_closing() || self.close_when_sent)
+        {
+            self.last_words_by = Some(now + LAST_WORDS_WITHIN);
         }
         if let Some(reactor) = self.moving_to {
             return if self.is_in_kernel() { Want::Nothing } else { Want::Move(reactor) };
@@ -392,5 +425,31 @@ impl Connection {
             self.protocol.take_output(&mut self.sending);
         }
         self.sending.send(socket.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    #[test]
+    fn a_connection_that_is_to_be_closed_does_not_wait_long_for_a_host_that_reads_nothing() {
+        let (ours, _theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None)
+                .unwrap();
+        let target = voute_nvme::Target::new(voute_nvme::TargetConfig::default()).unwrap();
+        let target = voute_nvme::TargetConnection::new(target, 1, Duration::ZERO);
+        let protocol = Protocol::Nvme(Box::new(target));
+        let mut connection = Connection::new(ConnectionId(1), ours, protocol, Duration::ZERO);
+        connection.sending.bytes = vec![0; 8 << 20];
+        assert!(matches!(connection.want(Duration::ZERO), Want::Room));
+        connection.close_when_sent = true;
+        connection.want(Duration::ZERO);
+        assert!(!connection.is_broken());
+        let due = connection.next_deadline().unwrap();
+        assert!(due <= LAST_WORDS_WITHIN);
+        connection.tick(due);
+        assert!(connection.is_broken());
     }
 }

@@ -20,9 +20,10 @@ use sha2::Sha256;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
-use voute_mirror::link::{Control, ControlReply, LinkRequest};
-use voute_mirror::{LinkTag, wire};
-use voute_nvme::{Command, InitiatorConnection, Payload, Tag, TargetConnection};
+use voute_mirror::LinkTag;
+use voute_mirror::link::{Control, ControlReply, LinkRefusal, LinkReply, LinkRequest};
+use voute_mirror::wire::{self, WireReply};
+use voute_nvme::{Command, InitiatorConnection, Outcome, Payload, Status, Tag, TargetConnection};
 use voute_schemas::NodeId;
 use voute_schemas::contract::NodeFacts;
 
@@ -135,14 +136,23 @@ pub(crate) struct LinkIn {
     state: Incoming,
     /// When it must have proven itself.
     prove_by: Duration,
-    /// A greeting that waits for the connection to reach its shard's reactor.
-    pub(crate) held: Option<(Tag, Greeting)>,
 }
 
 enum Incoming {
     New,
-    Challenged { greeting: Greeting, nonce: [u8; NONCE_BYTES] },
-    Proven { peer: NodeId, shard: u16 },
+    /// Its greeting, a request of this tag, waits for the connection to reach its shard's reactor.
+    Held {
+        tag: Tag,
+        greeting: Greeting,
+    },
+    Challenged {
+        greeting: Greeting,
+        nonce: [u8; NONCE_BYTES],
+    },
+    Proven {
+        peer: NodeId,
+        shard: u16,
+    },
 }
 
 /// What an accepting end makes of a control message before the peer has proven itself.
@@ -159,7 +169,7 @@ pub(crate) enum Admission {
 impl LinkIn {
     /// A link that was just accepted.
     pub(crate) fn new(connection: TargetConnection, now: Duration) -> Self {
-        LinkIn { connection, state: Incoming::New, prove_by: now + PROVE_WITHIN, held: None }
+        LinkIn { connection, state: Incoming::New, prove_by: now + PROVE_WITHIN }
     }
 
     /// Until when it is let be without having proven itself; `None` once it has.
@@ -171,12 +181,12 @@ impl LinkIn {
     pub(crate) fn peer(&self) -> Option<(NodeId, u16)> {
         match self.state {
             Incoming::Proven { peer, shard } => Some((peer, shard)),
-            Incoming::New | Incoming::Challenged { .. } => None,
+            Incoming::New | Incoming::Held { .. } | Incoming::Challenged { .. } => None,
         }
     }
 
-    /// The greeting in a first message and the shard that it is for; `None` if it is none.
-    pub(crate) fn greeting(&self, control: &Control) -> Option<(Greeting, u16)> {
+    /// Keeps the greeting in a first message, and tells the shard that it is for; `None` if it is none.
+    pub(crate) fn hold(&mut self, tag: Tag, control: &Control) -> Option<u16> {
         let Control::Hello { node, incarnation, reactor, to, nonce } = control else { return None };
         let shard = u16::try_from(*reactor).ok().filter(|shard| *shard < SHARDS)?;
         let (connector, acceptor) = (*node, *to);
@@ -187,7 +197,26 @@ impl LinkIn {
             shard: *reactor,
             nonce: *nonce,
         };
-        matches!(self.state, Incoming::New).then_some((greeting, shard))
+        matches!(self.state, Incoming::New).then(|| {
+            self.state = Incoming::Held { tag, greeting };
+            shard
+        })
+    }
+
+    /// The greeting that was kept, to be answered once.
+    pub(crate) fn take_held(&mut self) -> Option<(Tag, Greeting)> {
+        let Incoming::Held { tag, greeting } = self.state else { return None };
+        self.state = Incoming::New;
+        Some((tag, greeting))
+    }
+
+    /// The connection is gone: nobody answers what was kept any more.
+    pub(crate) fn disconnected(&mut self) {
+        if let Some((tag, _)) = self.take_held() {
+            self.connection
+                .complete(tag, outcome(LinkReply::Refused(LinkRefusal::NotAuthenticated)));
+        }
+        self.connection.disconnected();
     }
 
     /// Answers a greeting, at the shard's reactor.
@@ -323,6 +352,15 @@ pub(crate) fn command(request: &LinkRequest) -> (Command, u8) {
     (Command::vendor(opcode, nsid, dwords, data, reply_len_max as usize), opcode)
 }
 
+/// An answer as the target takes it.
+pub(crate) fn outcome(reply: LinkReply) -> Outcome {
+    match wire::encode_reply(reply) {
+        WireReply::Done => Outcome::Done,
+        WireReply::Data(data) => Outcome::Data(data),
+        WireReply::Refused(code) => Outcome::Failed(Status::vendor(code, true)),
+    }
+}
+
 /// A shard's channel to one peer.
 pub(crate) struct Channel {
     /// Place of its connection in the reactor's table.
@@ -366,6 +404,8 @@ mod tests {
     use std::sync::Arc;
     use voute_nvme::{ConnectionOptions, Target, TargetConfig};
 
+    const TAG: Tag = Tag::from_bits(1);
+
     fn peers(me: NodeId, other: NodeId, secret: u8) -> Peers {
         let address = "127.0.0.1:1".parse().unwrap();
         Peers {
@@ -377,8 +417,10 @@ mod tests {
     }
 
     fn ends(connector: NodeId, acceptor: NodeId) -> (LinkOut, LinkIn) {
-        let target: Arc<Target> = Target::new(TargetConfig::default()).unwrap();
-        let options = ConnectionOptions::new("nqn.host", [1; 16], "nqn.subsystem");
+        let link_nqn = link_nqn("nqn.2026-01.example:a");
+        let options = ConnectionOptions::new("nqn.2026-01.example:b", [1; 16], &link_nqn);
+        let config = TargetConfig { link_nqn: Some(link_nqn), ..TargetConfig::default() };
+        let target: Arc<Target> = Target::new(config).unwrap();
         let out = InitiatorConnection::connect_link(options, Duration::ZERO);
         let link_in = LinkIn::new(TargetConnection::new(target, 1, Duration::ZERO), Duration::ZERO);
         (LinkOut::new(out, acceptor, 3, connector, 9).unwrap(), link_in)
@@ -395,8 +437,8 @@ mod tests {
     fn two_nodes_that_know_the_secret_admit_each_other() {
         let (a, b) = (NodeId::generate(), NodeId::generate());
         let (mut out, mut link_in) = ends(a, b);
-        let (greeting, shard) = link_in.greeting(&out.hello()).unwrap();
-        assert_eq!(shard, 3);
+        assert_eq!(link_in.hold(TAG, &out.hello()), Some(3));
+        let (_, greeting) = link_in.take_held().unwrap();
         let challenge = reply(link_in.challenge(greeting, &peers(b, a, 7)));
         let Progress::Send(prove) = out.answered(Some(challenge), &peers(a, b, 7)) else {
             panic!("the acceptor proved itself")
@@ -412,7 +454,8 @@ mod tests {
     fn an_acceptor_with_another_secret_is_not_trusted() {
         let (a, b) = (NodeId::generate(), NodeId::generate());
         let (mut out, mut link_in) = ends(a, b);
-        let (greeting, _) = link_in.greeting(&out.hello()).unwrap();
+        link_in.hold(TAG, &out.hello()).unwrap();
+        let (_, greeting) = link_in.take_held().unwrap();
         let challenge = reply(link_in.challenge(greeting, &peers(b, a, 8)));
         let progress = out.answered(Some(challenge), &peers(a, b, 7));
         assert!(matches!(progress, Progress::Refuse(_)));
@@ -423,7 +466,8 @@ mod tests {
         let (a, b) = (NodeId::generate(), NodeId::generate());
         let (mut out, mut link_in) = ends(a, b);
         let ours = peers(b, a, 7);
-        let (greeting, _) = link_in.greeting(&out.hello()).unwrap();
+        link_in.hold(TAG, &out.hello()).unwrap();
+        let (_, greeting) = link_in.take_held().unwrap();
         let ControlReply::Challenge { code, .. } = reply(link_in.challenge(greeting, &ours)) else {
             panic!("a greeting is challenged")
         };
@@ -440,9 +484,49 @@ mod tests {
         let (mut out, mut link_in) = ends(stranger, b);
         let ours = peers(b, a, 7);
         assert!(matches!(link_in.admit(&Control::Grant { seen: 0 }, &ours), Admission::Refuse(_)));
-        assert_eq!(link_in.greeting(&Control::Grant { seen: 0 }), None);
-        let (greeting, _) = link_in.greeting(&out.hello()).unwrap();
+        assert_eq!(link_in.hold(TAG, &Control::Grant { seen: 0 }), None);
+        link_in.hold(TAG, &out.hello()).unwrap();
+        let (_, greeting) = link_in.take_held().unwrap();
         assert!(matches!(link_in.challenge(greeting, &ours), Admission::Refuse(_)));
+    }
+
+    /// Carries bytes between both ends until neither has any.
+    fn pump(out: &mut LinkOut, link_in: &mut LinkIn) {
+        loop {
+            let (there, back) = (
+                std::mem::take(out.connection.output()),
+                std::mem::take(link_in.connection.output()),
+            );
+            if there.is_empty() && back.is_empty() {
+                return;
+            }
+            link_in.connection.receive(&there, Duration::ZERO);
+            out.connection.receive(&back, Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn a_link_that_greets_twice_and_goes_away_leaves_nothing_behind() {
+        let (a, b) = (NodeId::generate(), NodeId::generate());
+        let (mut out, mut link_in) = ends(a, b);
+        pump(&mut out, &mut link_in);
+        let hello = out.hello();
+        for _ in 0..2 {
+            let (command, _) = command(&LinkRequest::Control(hello.clone()));
+            out.connection.submit(command, Duration::ZERO).unwrap();
+        }
+        pump(&mut out, &mut link_in);
+        let tags: Vec<Tag> = std::iter::from_fn(|| link_in.connection.next_request())
+            .map(|asked| asked.tag)
+            .collect();
+        assert_eq!((tags.len(), link_in.connection.outstanding()), (2, 2));
+        assert_eq!(link_in.hold(tags[0], &hello), Some(3));
+        assert_eq!(link_in.hold(tags[1], &hello), None, "one greeting at a time");
+        assert!(matches!(link_in.admit(&hello, &peers(b, a, 7)), Admission::Refuse(_)));
+        let refused = LinkReply::Refused(LinkRefusal::NotAuthenticated);
+        link_in.connection.complete(tags[1], outcome(refused));
+        link_in.disconnected();
+        assert_eq!(link_in.connection.outstanding(), 0);
     }
 
     #[test]

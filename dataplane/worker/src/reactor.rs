@@ -442,13 +442,13 @@ impl Reactor {
         self.connections_due = None;
         let mut touched = Vec::new();
         for (place, connection) in &mut self.connections {
-            let deadline = connection.protocol.next_deadline();
+            let deadline = connection.next_deadline();
             if all || deadline.is_some_and(|deadline| deadline <= now) {
-                connection.protocol.tick(now);
+                connection.tick(now);
                 touched.push(place);
             }
             self.connections_due =
-                self.connections_due.into_iter().chain(connection.protocol.next_deadline()).min();
+                self.connections_due.into_iter().chain(connection.next_deadline()).min();
         }
         touched.into_iter().for_each(|place| self.list(place));
     }

@@ -3,7 +3,7 @@
 use super::{Reactor, sockets};
 use crate::connection::{ConnectionId, Protocol};
 use crate::link::{
-    Admission, Channel, LINK_QUEUE_DEPTH, LinkOut, Peers, Progress, WAITING_MAX, command,
+    Admission, Channel, LINK_QUEUE_DEPTH, LinkOut, Peers, Progress, WAITING_MAX, command, outcome,
 };
 use crate::metrics::count;
 use socket2::{Domain, Protocol as SocketProtocol, SockAddr, Socket, Type};
@@ -15,11 +15,10 @@ use std::time::Duration;
 use voute_mirror::link::{
     Control, ControlReply, LinkRefusal, LinkReply, LinkRequest, OPCODE_CONTROL,
 };
-use voute_mirror::wire::{self, WireReply};
+use voute_mirror::wire;
 use voute_mirror::{IncomingTag, LinkFault, LinkTag};
 use voute_nvme::{
-    ConnectionOptions, InitiatorConnection, InitiatorEvent, Operation, Outcome, Request, Status,
-    SubmitError, Tag,
+    ConnectionOptions, InitiatorConnection, InitiatorEvent, Operation, Request, SubmitError, Tag,
 };
 use voute_schemas::NodeId;
 
@@ -313,11 +312,10 @@ impl Reactor {
             return self.answer_link(id, tag, LinkReply::Refused(LinkRefusal::NotYet));
         };
         let Protocol::LinkIn(link) = &mut self.connections[place].protocol else { return };
-        let Some((greeting, shard)) = link.greeting(control) else {
+        let Some(shard) = link.hold(tag, control) else {
             let admission = link.admit(control, &peers);
             return self.admitted(place, id, tag, admission);
         };
-        link.held = Some((tag, greeting));
         let home = self.home(shard);
         if home != self.parts.index {
             self.connections[place].moving_to = Some(home);
@@ -332,7 +330,7 @@ impl Reactor {
         let connection = &mut self.connections[place];
         let id = connection.id;
         let Protocol::LinkIn(link) = &mut connection.protocol else { return };
-        let Some((tag, greeting)) = link.held.take() else { return };
+        let Some((tag, greeting)) = link.take_held() else { return };
         let admission = link.challenge(greeting, &peers);
         self.admitted(place, id, tag, admission);
     }
@@ -363,12 +361,7 @@ impl Reactor {
     fn answer_link(&mut self, id: ConnectionId, tag: Tag, reply: LinkReply) {
         let Some(connection) = self.connection(id) else { return };
         let Protocol::LinkIn(link) = &mut connection.protocol else { return };
-        let outcome = match wire::encode_reply(reply) {
-            WireReply::Done => Outcome::Done,
-            WireReply::Data(data) => Outcome::Data(data),
-            WireReply::Refused(code) => Outcome::Failed(Status::vendor(code, true)),
-        };
-        link.connection.complete(tag, outcome);
+        link.connection.complete(tag, outcome(reply));
         self.list(id.place());
     }
 }

@@ -18,6 +18,10 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// request, a wake-up by the ring more than that, so that it pays for the few that are busiest.
 const ASKED_MAX: usize = 4;
 
+/// Places of each reactor that hosts' connections leave for links, if that is at most an eighth of all;
+/// and as many links may be there that have not proven themselves yet.
+const LINK_PLACES: usize = 128;
+
 /// Silence after which the kernel asks whether the other end of a link is still there.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(5);
 
@@ -98,7 +102,7 @@ impl Reactor {
 
     fn welcome(&mut self, service: Service, socket: OwnedFd) {
         let Some(setup) = self.setup.clone() else { return };
-        if self.connections.len() >= self.parts.connections_max {
+        if !self.has_place_for(service) {
             return count(&self.parts.metrics.refused_connections, 1);
         }
         count(&self.parts.metrics.accepted_connections, 1);
@@ -126,6 +130,21 @@ impl Reactor {
         self.enter(socket, protocol);
     }
 
+    /// Whether a connection to this service is taken in. Hosts leave places for links, and links that
+    /// have proven nothing do not take them all.
+    fn has_place_for(&self, service: Service) -> bool {
+        let (places, kept) =
+            (self.parts.connections_max, LINK_PLACES.min(self.parts.connections_max / 8));
+        match service {
+            Service::Nvme | Service::Iscsi => self.connections.len() < places - kept,
+            Service::Link => {
+                let unproven =
+                    self.connections.iter().filter(|(_, connection)| connection.is_unproven_link());
+                self.connections.len() < places && unproven.count() < kept.max(1)
+            }
+        }
+    }
+
     /// Puts a connection into the table.
     pub(super) fn enter(&mut self, socket: OwnedFd, protocol: Protocol) -> usize {
         self.connections_made += 1;
@@ -144,7 +163,7 @@ impl Reactor {
         let place = entry.key();
         connection.id = ConnectionId::new(self.connections_made, place);
         connection.moving_to = None;
-        connection.is_listed = false;
+        (connection.is_listed, connection.is_asked) = (false, false);
         entry.insert(connection);
         self.list(place);
         self.greet_held(place);
@@ -227,7 +246,7 @@ impl Reactor {
         while let Some(place) = self.listed.pop() {
             let Some(connection) = self.connections.get_mut(place) else { continue };
             connection.is_listed = false;
-            let due = connection.protocol.next_deadline();
+            let due = connection.next_deadline();
             self.connections_due = self.connections_due.into_iter().chain(due).min();
             worked |= self.satisfy(place);
         }
@@ -237,7 +256,7 @@ impl Reactor {
     fn satisfy(&mut self, place: usize) -> bool {
         loop {
             let connection = &mut self.connections[place];
-            match connection.want() {
+            match connection.want(self.turn) {
                 Want::Room => {
                     let Some(socket) = connection.descriptor() else { return false };
                     self.ring.watch_room(socket, place as u64);
