@@ -393,3 +393,34 @@ fn every_command_that_is_reported_is_answered_and_no_other() {
         }
     }
 }
+
+#[test]
+fn a_path_on_standby_passes_reservations_on_and_nothing_else() {
+    let target = target();
+    let mut wire = Wire::ready(&target, config(), 2);
+    wire.keeps = true;
+    let mut report = [0; 16];
+    (report[0], report[8]) = (0x5e, 0xff);
+    for (state, refused) in [
+        (AluaState::Standby, None),
+        (AluaState::Transitioning, Some(0x040a)),
+        (AluaState::Unavailable, Some(0x040c)),
+    ] {
+        publish(&target, vec![LunView { alua_state: state, ..view(0, VOLUME) }]);
+        wire.clear_attentions();
+        let task = wire.initiator.command(0, report, 255, &[]).expect("window is open");
+        match refused {
+            Some(code) => assert_eq!(sense(&wire.wait(task).status), (2, code)),
+            None => {
+                wire.run();
+                let request = wire.kept.pop_front().expect("to the volume's owner");
+                wire.connection.complete(request.tag, Outcome::Reservations(Arc::default()));
+                assert_eq!(wire.wait(task).status, CompletionStatus::Good);
+            }
+        }
+        let mut reserve = [0; 16];
+        reserve[0] = 0x16;
+        let task = wire.initiator.command(0, reserve, 0, &[]).expect("window is open");
+        assert_eq!(sense(&wire.wait(task).status).0, 2, "RESERVE is of the active path's session");
+    }
+}

@@ -252,7 +252,10 @@ impl Group {
                 let client = Client::Link(id);
                 self.keeper.lose(volume, bar, (offset, length), client, context.out);
             }
-            Control::Hello { .. } | Control::Prove { .. } | Control::Grant { .. } => {
+            Control::Hello { .. }
+            | Control::Prove { .. }
+            | Control::Grant { .. }
+            | Control::Reserve { .. } => {
                 context.out.actions.push_back(Action::LinkReply {
                     request: id,
                     reply: LinkReply::Refused(LinkRefusal::Invalid),

@@ -316,7 +316,10 @@ impl Mirror {
             | Control::Mark { group, .. }
             | Control::PutRecord { group, .. }
             | Control::Lose { group, .. } => Some(*group),
-            Control::Hello { .. } | Control::Prove { .. } | Control::Grant { .. } => None,
+            Control::Hello { .. }
+            | Control::Prove { .. }
+            | Control::Grant { .. }
+            | Control::Reserve { .. } => None,
         };
         match group.and_then(|group| self.groups.get_mut(&group)) {
             Some(group) => group.link_control(from, id, control, &mut context!(self, now)),

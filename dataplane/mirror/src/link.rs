@@ -14,7 +14,7 @@
 use crate::action::Payload;
 use serde::{Deserialize, Serialize};
 use voute_buffer::Buffer;
-use voute_schemas::{GroupId, NodeId, Token};
+use voute_schemas::{GroupId, NodeId, Token, VolumeId};
 
 /// Opcode of a write.
 pub const OPCODE_WRITE: u8 = 0xC1;
@@ -160,8 +160,19 @@ pub enum Control {
 
 /// States that an owner writes into its peer's (and its own) leg headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+    /// A host asks about the reservations of a volume at a node that does not own it; to the owner, and
+    /// handled by the worker. The reply is a [`ControlReply::Reserved`].
+    Reserve {
+        /// Which volume.
+        volume: VolumeId,
+        /// Who asks what; the worker's own form, at most [`ASKING_BYTES_MAX`] bytes.
+        asking: Vec<u8>,
+    },
 pub enum Mark {
     /// The leg is about to be overwritten by a resync.
+/// Most bytes of a host's request about reservations that is passed on.
+pub const ASKING_BYTES_MAX: usize = CONTROL_BYTES_MAX - 64;
+
     Inconsistent,
     /// The resync copied everything: the leg is whole again, if not yet in sync.
     Consistent,
@@ -229,6 +240,11 @@ pub enum ControlReply {
 
 /// Most regions in one reply.
 pub const MAP_REGIONS_MAX: usize = 100_000;
+    /// To `Reserve`: the owner's answer, in the worker's own form.
+    Reserved {
+        /// The answer.
+        told: Vec<u8>,
+    },
 
 /// Why a peer does not do what it was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! Who registers and who asks.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ const SEPARATOR: &str = ",i,0x";
 
 /// A SCSI initiator port of iSCSI: the initiator's name and the ISID of its session. Names are
 /// compared without regard to case, so they are kept in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(String, [u8; 6])", into = "(String, [u8; 6])")]
 pub struct InitiatorPort {
     name: Arc<str>,
     isid: [u8; 6],
@@ -64,6 +66,20 @@ impl InitiatorPort {
     }
 }
 
+impl TryFrom<(String, [u8; 6])> for InitiatorPort {
+    type Error = BadInitiatorPort;
+
+    fn try_from((name, isid): (String, [u8; 6])) -> Result<Self, BadInitiatorPort> {
+        InitiatorPort::new(&name, isid)
+    }
+}
+
+impl From<InitiatorPort> for (String, [u8; 6]) {
+    fn from(port: InitiatorPort) -> Self {
+        (port.name().to_owned(), port.isid)
+    }
+}
+
 impl fmt::Display for InitiatorPort {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}{SEPARATOR}", self.name)?;
@@ -72,7 +88,7 @@ impl fmt::Display for InitiatorPort {
 }
 
 /// On whose behalf a request comes. Cheap to clone: each request carries one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Nexus {
     /// A SCSI I_T nexus.
     Scsi {

@@ -14,12 +14,14 @@
 //! ([`Kind`]); everything else they share, so that a SCSI reservation bars an NVMe host and the other
 //! way round.
 
+mod exchange;
 mod identity;
 mod kind;
 mod model;
 mod record;
 mod request;
 
+pub use exchange::{Asking, BadExchange, Told};
 pub use identity::{BadInitiatorPort, INITIATOR_NAME_BYTES_MAX, InitiatorPort, Nexus, Registrant};
 pub use kind::{Access, Kind};
 pub use model::{Held, Registration, Reservations};

@@ -1,12 +1,13 @@
 //! What may be asked, how it may be refused, and whom a change concerns.
 
 use crate::{InitiatorPort, Kind, RECORD_BYTES_MAX, Registrant};
+use serde::{Deserialize, Serialize};
 
 /// Most registrations of a volume. The record's size may end the room earlier where names are long.
 pub const REGISTRATIONS_MAX: usize = 128;
 
 /// What a registering nexus must be registered with already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expected {
     /// Nothing. To register the key that it has again is an error in SCSI, none in NVMe.
     NotRegistered,
@@ -17,7 +18,7 @@ pub enum Expected {
 }
 
 /// One request about a volume's reservations.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Enters, changes or removes a registration.
     Register {
@@ -92,7 +93,7 @@ pub enum Request {
 }
 
 /// Why a request changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// Not registered, another key, or somebody else's reservation.
     #[error("it conflicts with what others registered or reserved, or the key is another")]

@@ -6,6 +6,7 @@ use crate::request::{Outcome, VolumeKey};
 use crate::scsi::command::Work;
 use crate::scsi::copy::{Copy, CopyList, CopyUnit, Results, Stop, Whom};
 use crate::scsi::copy_results::State;
+use crate::scsi::opcodes::Access;
 use crate::scsi::{Sense, alua, status};
 use crate::task::{Answer, Stage};
 
@@ -70,7 +71,7 @@ impl FullFeature {
                 volume: unit.view.volume,
                 blocks: unit.view.blocks,
                 block_size: unit.view.block_size,
-                refusal: alua::refusal(unit.view.alua_state),
+                refusal: alua::refusal(unit.view.alua_state, Access::Medium),
                 is_write_protected: unit.view.read_only || unit.shared.software_write_protect(),
             })
         });

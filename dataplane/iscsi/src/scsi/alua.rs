@@ -4,6 +4,7 @@
 //! owner. Nothing else can be set: the states of a volume follow from who owns it.
 
 use super::cdb::Cdb;
+use super::opcodes::Access;
 use super::sense::Sense;
 use crate::target::{AluaState, LunView};
 
@@ -24,13 +25,15 @@ fn code(state: AluaState) -> u8 {
     }
 }
 
-/// What refuses a medium command in a state that does not serve.
-pub(crate) fn refusal(state: AluaState) -> Option<Sense> {
-    match state {
-        AluaState::ActiveOptimized | AluaState::NonOptimized => None,
-        AluaState::Standby => Some(Sense::STANDBY),
-        AluaState::Unavailable => Some(Sense::UNAVAILABLE),
-        AluaState::Transitioning => Some(Sense::IN_TRANSITION),
+/// What refuses a command in a state that does not serve it.
+pub(crate) fn refusal(state: AluaState, access: Access) -> Option<Sense> {
+    match (access, state) {
+        (Access::Always, _)
+        | (_, AluaState::ActiveOptimized | AluaState::NonOptimized)
+        | (Access::Reservations, AluaState::Standby) => None,
+        (Access::Medium, AluaState::Standby) => Some(Sense::STANDBY),
+        (_, AluaState::Unavailable) => Some(Sense::UNAVAILABLE),
+        (_, AluaState::Transitioning) => Some(Sense::IN_TRANSITION),
     }
 }
 

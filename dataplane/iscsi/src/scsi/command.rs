@@ -3,14 +3,14 @@
 use super::cdb::Cdb;
 use super::copy::{self, CopyList};
 use super::copy_results::CopyResults;
-use super::opcodes::{self, Access};
+use super::opcodes;
 use super::reservation;
 use super::reservation_out;
 use super::sense::{Attention, Sense};
 use super::unit::SharedUnit;
 use super::{
     COMPARE_AND_WRITE_BLOCKS_MAX, TRANSFER_BYTES_MAX, UNMAP_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX,
-    WRITE_SAME_BYTES_MAX, alua, inquiry, mode,
+    WRITE_SAME_BYTES_MAX, alua, inquiry, log, mode,
 };
 use crate::request::{BlockRange, Operation};
 use crate::target::{LunView, Portal};
@@ -110,9 +110,7 @@ pub(crate) enum Then {
 /// Checks what is the same for all commands, then plans this one.
 pub(crate) fn plan(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Refusal> {
     let supported = opcodes::check(cdb)?;
-    if supported.access == Access::Medium
-        && let Some(sense) = alua::refusal(context.view.alua_state)
-    {
+    if let Some(sense) = alua::refusal(context.view.alua_state, supported.access) {
         return Err(sense.into());
     }
     if context.shared.conflicts(context.nexus, supported.guard) {
@@ -142,6 +140,8 @@ fn decode(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Refusal> {
         }
         (0x1b, _) => start_stop(cdb)?,
         (0x15, _) | (0x55, _) => mode_select(cdb)?,
+        (0x1d, _) => send_diagnostic(cdb)?,
+        (0x4d, _) => Plan::Respond(cut(log::sense(cdb)?, u32::from(cdb.u16_at(7)))),
         (0x1a, _) => Plan::Respond(cut(mode::sense(cdb, context)?, u32::from(cdb.0[4]))),
         (0x5a, _) => Plan::Respond(cut(mode::sense(cdb, context)?, u32::from(cdb.u16_at(7)))),
         (0x25, _) => Plan::Respond(read_capacity_10(cdb, context)?),
@@ -335,6 +335,18 @@ fn mode_select(cdb: &Cdb) -> Result<Plan, Sense> {
     if length > MODE_LIST_MAX {
         return Err(Sense::PARAMETER_LENGTH);
     }
+/// SEND DIAGNOSTIC (SPC-4 §6.42): the default self-test, which a volume that answers has passed. No page
+/// is taken.
+fn send_diagnostic(cdb: &Cdb) -> Result<Plan, Sense> {
+    let is_default = cdb.bit(1, 2);
+    let (code, takes_page, length) = (cdb.0[1] >> 5, cdb.bit(1, 4), cdb.u16_at(3));
+    if code != 0 || takes_page || length != 0 || !is_default {
+        Err(Sense::INVALID_FIELD_IN_CDB)
+    } else {
+        Ok(Plan::Good)
+    }
+}
+
     Ok(match length {
         0 => Plan::Good,
         _ => Plan::Take { length, then: Then::ModeSelect { is_long: cdb.opcode() == 0x55 } },

@@ -9,6 +9,7 @@ pub(crate) mod command;
 pub(crate) mod copy;
 pub(crate) mod copy_results;
 mod inquiry;
+mod log;
 mod mode;
 pub(crate) mod opcodes;
 pub(crate) mod reservation;
