@@ -249,6 +249,15 @@ impl LinkIn {
     }
 }
 
+/// Who sent a request over a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LinkAsker {
+    /// The shard's mirror, by this tag.
+    Mirror(LinkTag),
+    /// A host here that asks about reservations of a volume that the peer owns.
+    Host(usize),
+}
+
 /// The connecting end.
 pub(crate) struct LinkOut {
     pub(crate) connection: InitiatorConnection,
@@ -256,8 +265,8 @@ pub(crate) struct LinkOut {
     pub(crate) shard: u16,
     greeting: Greeting,
     state: Outgoing,
-    /// Requests on their way: the mirror's tag and the opcode.
-    pub(crate) pending: HashMap<Tag, (LinkTag, u8)>,
+    /// Requests on their way: who asked, and the opcode.
+    pub(crate) pending: HashMap<Tag, (LinkAsker, u8)>,
 }
 
 enum Outgoing {
@@ -369,18 +378,22 @@ pub(crate) struct Channel {
     /// When to connect, while there is no connection.
     pub(crate) retry_at: Duration,
     pub(crate) pause: Duration,
+    /// The mirror wants it, and is told how it stands. Otherwise it was opened for what hosts ask here
+    /// that the peer is to answer.
+    pub(crate) is_mirrors: bool,
     /// Requests that found the queue full, in order.
-    pub(crate) waiting: VecDeque<(LinkTag, LinkRequest)>,
+    pub(crate) waiting: VecDeque<(LinkAsker, LinkRequest)>,
 }
 
 impl Channel {
     /// A channel to be connected at once.
-    pub(crate) fn new(now: Duration) -> Self {
+    pub(crate) fn new(now: Duration, is_mirrors: bool) -> Self {
         Channel {
             connection: None,
             is_up: false,
             retry_at: now,
             pause: RETRY_MIN,
+            is_mirrors,
             waiting: VecDeque::new(),
         }
     }
@@ -390,6 +403,11 @@ impl Channel {
         (self.connection, self.is_up) = (None, false);
         self.retry_at = now + self.pause;
         self.pause = (self.pause * 2).min(RETRY_MAX);
+    }
+
+    /// Whether it is being connected for the first time, or again after it was up.
+    pub(crate) fn is_fresh(&self) -> bool {
+        !self.is_up && self.pause == RETRY_MIN
     }
 
     /// Its connection is proven.
@@ -531,7 +549,7 @@ mod tests {
 
     #[test]
     fn a_channel_is_tried_again_with_growing_pauses() {
-        let mut channel = Channel::new(Duration::ZERO);
+        let mut channel = Channel::new(Duration::ZERO, true);
         let mut now = Duration::ZERO;
         let pauses: Vec<u128> = (0..5)
             .map(|_| {

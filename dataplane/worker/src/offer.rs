@@ -116,6 +116,13 @@ impl Offer {
         Some((group.group, group.epoch, access))
     }
 
+    /// The node that is to serve a volume.
+    pub(crate) fn owner_of(&self, volume: VolumeId) -> Option<NodeId> {
+        let state = lock(&self.state);
+        let holds = |group: &&Arc<GroupSpec>| group.volumes.iter().any(|it| it.volume == volume);
+        state.groups.values().find(holds).map(|group| group.owner)
+    }
+
     /// Whether hosts were told that a group is served here.
     pub(crate) fn published_access(&self, group: GroupId) -> Access {
         lock(&self.published).get(&group).copied().unwrap_or(Access::Inaccessible)

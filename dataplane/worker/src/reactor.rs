@@ -24,7 +24,7 @@ pub(crate) use reservations::Guarded;
 use crate::clock::{Clock, LOOK_EVERY_MAX};
 use crate::connection::{Connection, ConnectionId};
 use crate::judge::Judge;
-use crate::link::{Channel, Peers, SHARDS};
+use crate::link::{Channel, LinkAsker, Peers, SHARDS};
 use crate::mailbox::{Inbox, LegPlace, Mailbox, Message};
 use crate::metrics::{Metrics, count};
 use crate::offer::{Offer, Routes};
@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use voute_buffer::Buffer;
 use voute_device::DeviceQueue;
-use voute_mirror::{Access, Action, DeviceResult, DeviceTag, Identity, Mirror};
+use voute_mirror::{Access, Action, DeviceResult, DeviceTag, HostTag, Identity, Mirror};
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::{EscalationOutcome, GroupStatus, LinkStatus};
 use voute_schemas::{NodeId, VolumeId};
@@ -160,6 +160,8 @@ pub(crate) struct Reactor {
     host_work: Slab<HostWork>,
     /// Requests of hosts here about reservations.
     reserving: Slab<Reserving>,
+    /// Of those, or of other reactors here: which hosts wait for what was passed on to another node.
+    passed_on: Slab<HostTag>,
     /// What mirrors here were asked on behalf of reservations.
     steps: Slab<Step>,
     /// Requests of one step of an operation, empty between steps.
@@ -206,6 +208,7 @@ impl Reactor {
             connections_due: None,
             host_work: Slab::new(),
             reserving: Slab::new(),
+            passed_on: Slab::new(),
             steps: Slab::new(),
             requests: Requests::new(),
             moves: Moves::default(),
@@ -487,7 +490,9 @@ impl Reactor {
                 request.tag = DeviceTag(self.device_requests.insert(entry) as u64);
                 self.devices.submit(request);
             }
-            Action::Link { peer, tag, request } => self.link_send(place, peer, tag, request),
+            Action::Link { peer, tag, request } => {
+                self.link_send(place, peer, LinkAsker::Mirror(tag), request);
+            }
             Action::LinkReply { request, reply } => self.link_reply(request, reply),
             Action::HostReply { id, outcome } => self.host_reply(id, outcome),
             Action::Escalate(escalation) => {

@@ -24,6 +24,8 @@ pub(crate) struct Job {
     pub(crate) asker: Option<HostTag>,
     pub(crate) nexus: Nexus,
     pub(crate) request: Request,
+    /// Another node passed it on, taking this one for the owner.
+    pub(crate) is_passed_on: bool,
 }
 
 /// What became of it.
@@ -168,7 +170,7 @@ impl Desk {
 
     fn next(&mut self, orders: &mut Vec<Order>) {
         while self.change.is_none() {
-            let Some(Job { asker, nexus, request }) = self.queue.pop_front() else { return };
+            let Some(Job { asker, nexus, request, .. }) = self.queue.pop_front() else { return };
             let mut next = Reservations::clone(&self.current);
             let (answer, effects) = match next.apply(&nexus, &request) {
                 Ok(_) if request == Request::Report => {
@@ -267,7 +269,7 @@ mod tests {
     }
 
     fn job(asker: u64, who: u8, request: Request) -> Job {
-        Job { asker: Some(HostTag(asker)), nexus: nexus(who), request }
+        Job { asker: Some(HostTag(asker)), nexus: nexus(who), request, is_passed_on: false }
     }
 
     fn register(key: u64) -> Request {
@@ -432,7 +434,9 @@ mod tests {
         desk.submit(job(1, 1, Request::ReserveLegacy), &mut orders);
         settle(&mut desk, &mut orders);
         assert!(desk.conflicts(&nexus(2), Access::Read));
-        desk.submit(Job { asker: None, nexus: nexus(1), request: Request::NexusLost }, &mut orders);
+        let lost = Request::NexusLost;
+        let end = Job { asker: None, nexus: nexus(1), request: lost, is_passed_on: false };
+        desk.submit(end, &mut orders);
         assert!(!desk.conflicts(&nexus(2), Access::Read));
         assert!(matches!(orders[..], [Order::Publish(..)]));
     }

@@ -3,7 +3,8 @@
 use super::{Reactor, sockets};
 use crate::connection::{ConnectionId, Protocol};
 use crate::link::{
-    Admission, Channel, LINK_QUEUE_DEPTH, LinkOut, Peers, Progress, WAITING_MAX, command, outcome,
+    Admission, Channel, LINK_QUEUE_DEPTH, LinkAsker, LinkOut, Peers, Progress, WAITING_MAX,
+    command, outcome,
 };
 use crate::metrics::count;
 use socket2::{Domain, Protocol as SocketProtocol, SockAddr, Socket, Type};
@@ -16,7 +17,7 @@ use voute_mirror::link::{
     Control, ControlReply, LinkRefusal, LinkReply, LinkRequest, OPCODE_CONTROL,
 };
 use voute_mirror::wire;
-use voute_mirror::{IncomingTag, LinkFault, LinkTag};
+use voute_mirror::{IncomingTag, LinkFault};
 use voute_nvme::{
     ConnectionOptions, InitiatorConnection, InitiatorEvent, Operation, Request, SubmitError, Tag,
 };
@@ -29,14 +30,21 @@ impl Reactor {
     /// A mirror wants a channel to a peer, or wants it no more.
     pub(super) fn want_channel(&mut self, place: usize, peer: NodeId, wanted: bool) {
         let now = self.clock.now();
+        let shard = &mut self.shards[place];
         if wanted {
-            self.shards[place].channels.entry(peer).or_insert_with(|| Channel::new(now));
+            let channel = shard.channels.entry(peer).or_insert_with(|| Channel::new(now, true));
+            channel.is_mirrors = true;
+            if channel.is_up {
+                shard.mirror.channel_up(peer, now);
+                shard.deadline = None;
+            }
             self.links_due = Some(now);
             return;
         }
-        let Some(channel) = self.shards[place].channels.remove(&peer) else { return };
-        for (tag, _) in channel.waiting {
-            self.shards[place].mirror.link_reply(tag, Err(LinkFault::Down), now);
+        let Some(channel) = shard.channels.remove(&peer) else { return };
+        let number = shard.number;
+        for (asker, _) in channel.waiting {
+            self.link_answered(number, asker, Err(LinkFault::Down));
         }
         if let Some(connection) = channel.connection {
             self.on(connection as u64, |connection| connection.break_off());
@@ -102,26 +110,52 @@ impl Reactor {
         Some(connection)
     }
 
-    /// Sends a request of a mirror, or keeps it until there is room.
+    /// Has a channel to a peer connected that no mirror needs, for what hosts ask here. Tells whether it
+    /// can be used, or will be soon: `None` if the peer was tried in vain.
+    pub(super) fn channel_for_hosts(&mut self, place: usize, peer: NodeId) -> Option<bool> {
+        let now = self.clock.now();
+        if !self.peers.as_ref()?.links.contains_key(&peer) {
+            return None;
+        }
+        let channels = &mut self.shards[place].channels;
+        let channel = channels.entry(peer).or_insert_with(|| {
+            self.links_due = Some(now);
+            Channel::new(now, false)
+        });
+        (channel.is_up || channel.is_fresh()).then_some(channel.is_up)
+    }
+
+    /// What became of a request over a link.
+    fn link_answered(&mut self, shard: u16, asker: LinkAsker, reply: Result<LinkReply, LinkFault>) {
+        match asker {
+            LinkAsker::Mirror(tag) => {
+                let now = self.clock.now();
+                self.with(shard, |shard| shard.mirror.link_reply(tag, reply, now));
+            }
+            LinkAsker::Host(entry) => self.passed_on_answered(entry, reply),
+        }
+    }
+
+    /// Sends a request, or keeps it until there is room.
     pub(super) fn link_send(
         &mut self,
         place: usize,
         peer: NodeId,
-        tag: LinkTag,
+        asker: LinkAsker,
         request: LinkRequest,
     ) {
         let shard = &mut self.shards[place];
         match shard.channels.get_mut(&peer) {
             Some(channel) if channel.is_up && channel.waiting.len() < WAITING_MAX => {
                 let connection = channel.connection.expect("a channel that is up has one");
-                channel.waiting.push_back((tag, request));
+                channel.waiting.push_back((asker, request));
                 if channel.waiting.len() == 1 {
                     self.send_waiting(connection);
                 }
             }
             _ => {
-                let now = self.clock.now();
-                self.shards[place].mirror.link_reply(tag, Err(LinkFault::Down), now);
+                let number = self.shards[place].number;
+                self.link_answered(number, asker, Err(LinkFault::Down));
             }
         }
     }
@@ -134,26 +168,26 @@ impl Reactor {
         let Protocol::LinkOut(link) = &mut entry.protocol else { return };
         let shard = &mut self.shards[usize::from(link.shard) / reactors];
         let Some(channel) = shard.channels.get_mut(&link.peer) else { return };
-        let mut lost: VecDeque<LinkTag> = VecDeque::new();
+        let (shard_number, mut lost) = (link.shard, VecDeque::new());
         while link.connection.room() > 0 {
-            let Some((tag, request)) = channel.waiting.pop_front() else { break };
+            let Some((asker, request)) = channel.waiting.pop_front() else { break };
             let (command, opcode) = command(&request);
             match link.connection.submit(command, now) {
-                Ok(sent) => drop(link.pending.insert(sent, (tag, opcode))),
+                Ok(sent) => drop(link.pending.insert(sent, (asker, opcode))),
                 Err(SubmitError::QueueFull) => {
-                    channel.waiting.push_front((tag, request));
+                    channel.waiting.push_front((asker, request));
                     break;
                 }
                 Err(error) => {
                     tracing::error!(%error, "a request to a peer cannot be sent");
-                    lost.push_back(tag);
+                    lost.push_back(asker);
                 }
             }
         }
-        for tag in lost {
-            shard.mirror.link_reply(tag, Err(LinkFault::Down), now);
-        }
         shard.deadline = None;
+        for asker in lost {
+            self.link_answered(shard_number, asker, Err(LinkFault::Down));
+        }
         self.list(connection);
     }
 
@@ -170,13 +204,11 @@ impl Reactor {
                     self.send_control(place, hello);
                 }
                 InitiatorEvent::Completed { tag, status, data, .. } if link.is_up() => {
-                    let Some((tag, opcode)) = link.pending.remove(&tag) else { continue };
+                    let Some((asker, opcode)) = link.pending.remove(&tag) else { continue };
                     let shard = link.shard;
-                    let now = self.clock.now();
                     let refused = (!status.is_success()).then(|| status.code());
                     let reply = wire::decode_reply(opcode, refused, data);
-                    let reply = reply.ok_or(LinkFault::Unreadable);
-                    self.with(shard, |shard| shard.mirror.link_reply(tag, reply, now));
+                    self.link_answered(shard, asker, reply.ok_or(LinkFault::Unreadable));
                     self.send_waiting(place);
                 }
                 InitiatorEvent::Completed { status, data, .. } => {
@@ -188,11 +220,9 @@ impl Reactor {
                     self.progress(place, reply);
                 }
                 InitiatorEvent::Lost { tag, .. } => {
-                    let Some((tag, _)) = link.pending.remove(&tag) else { continue };
+                    let Some((asker, _)) = link.pending.remove(&tag) else { continue };
                     let shard = link.shard;
-                    let now = self.clock.now();
-                    let fault = Err(LinkFault::Down);
-                    self.with(shard, |shard| shard.mirror.link_reply(tag, fault, now));
+                    self.link_answered(shard, asker, Err(LinkFault::Down));
                 }
                 InitiatorEvent::Closed { reason } => {
                     let (shard, peer, was_up) = (link.shard, link.peer, link.is_up());
@@ -227,7 +257,9 @@ impl Reactor {
                 let is_wanted = self.with(shard, |shard| {
                     let channel = shard.channels.get_mut(&peer)?;
                     channel.up();
-                    shard.mirror.channel_up(peer, now);
+                    if channel.is_mirrors {
+                        shard.mirror.channel_up(peer, now);
+                    }
                     Some(())
                 });
                 tracing::debug!(%peer, shard, wanted = is_wanted.flatten().is_some(), "link up");
@@ -254,7 +286,7 @@ impl Reactor {
         if was_up {
             tracing::info!(%peer, shard, %reason, "link down");
         }
-        let retry_at = self.with(shard, |shard| {
+        let closed = self.with(shard, |shard| {
             let channel = shard.channels.get_mut(&peer)?;
             if channel.connection != Some(place) {
                 return None;
@@ -262,15 +294,16 @@ impl Reactor {
             channel.down(now);
             let retry_at = channel.retry_at;
             let waiting = std::mem::take(&mut channel.waiting);
-            for (tag, _) in waiting {
-                shard.mirror.link_reply(tag, Err(LinkFault::Down), now);
-            }
-            if was_up {
+            if was_up && channel.is_mirrors {
                 shard.mirror.channel_down(peer, now);
             }
-            Some(retry_at)
+            Some((retry_at, waiting))
         });
-        self.links_due = self.links_due.into_iter().chain(retry_at.flatten()).min();
+        let Some((retry_at, waiting)) = closed.flatten() else { return };
+        self.links_due = self.links_due.into_iter().chain([retry_at]).min();
+        for (asker, _) in waiting {
+            self.link_answered(shard, asker, Err(LinkFault::Down));
+        }
     }
 
     // ---- the accepting end ------------------------------------------------------------------
@@ -287,6 +320,10 @@ impl Reactor {
             let Request { tag, operation, .. } = request;
             let Operation::Vendor { opcode, nsid, dwords, data, .. } = operation else { continue };
             match (wire::decode_request(opcode, nsid, dwords, data), peer) {
+                (
+                    Ok(LinkRequest::Control(Control::Reserve { volume, asking })),
+                    Some((_, shard)),
+                ) => self.reserve_for_peer(id, tag, (shard, volume), &asking),
                 (Ok(request), Some((peer, shard))) => {
                     let now = self.clock.now();
                     let incoming = IncomingTag { connection: id.0, command: tag.to_bits() };
@@ -358,7 +395,7 @@ impl Reactor {
         self.answer_link(ConnectionId(request.connection), Tag::from_bits(request.command), reply);
     }
 
-    fn answer_link(&mut self, id: ConnectionId, tag: Tag, reply: LinkReply) {
+    pub(super) fn answer_link(&mut self, id: ConnectionId, tag: Tag, reply: LinkReply) {
         let Some(connection) = self.connection(id) else { return };
         let Protocol::LinkIn(link) = &mut connection.protocol else { return };
         link.connection.complete(tag, outcome(reply));

@@ -4,18 +4,26 @@
 //! Before a volume's record is known here (the node does not own it, or is about to), a request is
 //! parked behind a confirmation: the mirror's answer to that comes only when it serves, after it has
 //! told the record; or it says why it does not.
+//!
+//! A SCSI host may ask about reservations at a port on standby too: a node that does not own passes
+//! the request on to the one that does, over the mirror link, and its answer back. The legs' record and
+//! one queue stay with the owner; what is asked twice on the way is refused, not passed on again.
 
 use super::Reactor;
 use super::hosts::{host_tag, of_host_tag, outcome_of_iscsi, outcome_of_nvme};
 use crate::connection::{ConnectionId, Protocol};
+use crate::link::LinkAsker;
 use crate::mailbox::Message;
 use crate::offer::{Route, key};
 use crate::reservations::{Answer, Ask, Desk, Failed, Job, Order};
 use std::sync::Arc;
 use voute_iscsi as iscsi;
-use voute_mirror::{HostOperation, HostOutcome, HostRequest, HostTag};
+use voute_mirror::link::{
+    ASKING_BYTES_MAX, Control, ControlReply, LinkRefusal, LinkReply, LinkRequest,
+};
+use voute_mirror::{HostOperation, HostOutcome, HostRequest, HostTag, LinkFault};
 use voute_nvme as nvme;
-use voute_reservation::{Access, Effect, Nexus, Request, Reservations};
+use voute_reservation::{Access, Asking, Effect, Nexus, Refusal, Request, Reservations, Told};
 use voute_schemas::{GroupId, VolumeId};
 
 /// Stands for the reactor in tags of what a home asks its own mirrors.
@@ -43,7 +51,7 @@ pub(super) enum Step {
     Job { shard: u16, volume: VolumeId, job: Job },
 }
 
-/// A host's request about reservations, under way.
+/// A request about reservations of a host here or, passed on, of a peer's: under way.
 pub(super) struct Reserving {
     connection: ConnectionId,
     tag: u64,
@@ -63,7 +71,7 @@ impl Reactor {
     ) {
         let entry = self.reserving.insert(Reserving { connection, tag });
         let asker = Some(host_tag(self.parts.index, entry, 0));
-        self.send_job(route, Job { asker, nexus, request });
+        self.send_job(route, Job { asker, nexus, request, is_passed_on: false });
     }
 
     fn send_job(&mut self, route: Route, job: Job) {
@@ -81,7 +89,8 @@ impl Reactor {
         let worked = !wishes.is_empty();
         for iscsi::ReservationWish { volume, nexus, request } in wishes {
             if let Some(route) = self.routes.get(&volume.0).copied() {
-                self.send_job(route, Job { asker: None, nexus, request });
+                let job = Job { asker: None, nexus, request, is_passed_on: false };
+                self.send_job(route, job);
             }
         }
         worked
@@ -101,9 +110,72 @@ impl Reactor {
             Protocol::Iscsi(iscsi) => {
                 iscsi.complete(iscsi::Tag::from_raw(tag), iscsi_answer(answer));
             }
-            Protocol::LinkIn(_) | Protocol::LinkOut(_) => {}
+            Protocol::LinkIn(_) => {
+                let told = told(&answer).encode();
+                let reply = LinkReply::Control(ControlReply::Reserved { told });
+                self.answer_link(id, nvme::Tag::from_bits(tag), reply);
+            }
+            Protocol::LinkOut(_) => {}
         }
         self.list(id.place());
+    }
+
+    // --- between the nodes
+
+    /// Asks the node that owns a volume what a host asked here.
+    fn pass_on(&mut self, shard: u16, volume: VolumeId, job: Job) {
+        let Some(asker) = job.asker else { return };
+        let owner = self.setup.as_ref().and_then(|setup| {
+            let owner = setup.offer.owner_of(volume)?;
+            (owner != setup.identity.node).then_some(owner)
+        });
+        let may_pass = !job.is_passed_on && matches!(job.nexus, Nexus::Scsi { .. });
+        let place = self.place_of(shard);
+        let (Some(owner), Some(place), true) = (owner, place, may_pass) else {
+            return self.fail_job(job, Failed::Path);
+        };
+        match self.channel_for_hosts(place, owner) {
+            None => return self.fail_job(job, Failed::Path),
+            // Hosts ask again by themselves what was answered BUSY.
+            Some(false) => return self.fail_job(job, Failed::Busy),
+            Some(true) => {}
+        }
+        let Job { nexus, request, .. } = job;
+        let asking = Asking { nexus, request }.encode();
+        if asking.len() > ASKING_BYTES_MAX {
+            return self.answer(asker, Answer::Refused(Refusal::NoRoom));
+        }
+        let asker = LinkAsker::Host(self.passed_on.insert(asker));
+        let request = LinkRequest::Control(Control::Reserve { volume, asking });
+        self.link_send(place, owner, asker, request);
+    }
+
+    /// The owner has answered what was passed on to it, or cannot be asked.
+    pub(super) fn passed_on_answered(&mut self, entry: usize, reply: Result<LinkReply, LinkFault>) {
+        let Some(asker) = self.passed_on.try_remove(entry) else { return };
+        let told = match reply {
+            Ok(LinkReply::Control(ControlReply::Reserved { told })) => Told::decode(&told).ok(),
+            _ => None,
+        };
+        self.answer(asker, told.map_or(Answer::Failed(Failed::Path), answer_of));
+    }
+
+    /// A peer passes on what one of its hosts asks, taking this node for the volume's owner.
+    pub(super) fn reserve_for_peer(
+        &mut self,
+        connection: ConnectionId,
+        tag: nvme::Tag,
+        (shard, volume): (u16, VolumeId),
+        asking: &[u8],
+    ) {
+        let route = self.routes.get(&key(volume.bytes())).filter(|route| route.shard == shard);
+        let asking = Asking::decode(asking);
+        let (Some(route), Ok(Asking { nexus, request })) = (route.copied(), asking) else {
+            return self.answer_link(connection, tag, LinkReply::Refused(LinkRefusal::Invalid));
+        };
+        let entry = self.reserving.insert(Reserving { connection, tag: tag.to_bits() });
+        let asker = Some(host_tag(self.parts.index, entry, 0));
+        self.send_job(route, Job { asker, nexus, request, is_passed_on: true });
     }
 
     // --- where the volume lives
@@ -200,6 +272,7 @@ impl Reactor {
             Some(Step::Job { shard, volume, job }) => {
                 match failed.or(self.unknown(shard, volume)) {
                     None => self.reserve_here(shard, volume, job),
+                    Some(Failed::Path) => self.pass_on(shard, volume, job),
                     Some(failed) => self.fail_job(job, failed),
                 }
             }
@@ -294,6 +367,31 @@ impl Reactor {
             }
             false => {}
         }
+    }
+}
+
+fn told(answer: &Answer) -> Told {
+    match answer {
+        Answer::Done => Told::Done,
+        Answer::Report(state) => Told::report(state),
+        Answer::Refused(refusal) => Told::Refused(*refusal),
+        Answer::Failed(Failed::Busy) => Told::Busy,
+        Answer::Failed(Failed::Path | Failed::Transition | Failed::NoSuchVolume) => {
+            Told::Unavailable
+        }
+    }
+}
+
+fn answer_of(told: Told) -> Answer {
+    match told {
+        Told::Done => Answer::Done,
+        Told::Report(record) => match Reservations::decode(&record) {
+            Ok(state) => Answer::Report(Arc::new(state)),
+            Err(_) => Answer::Failed(Failed::Path),
+        },
+        Told::Refused(refusal) => Answer::Refused(refusal),
+        Told::Unavailable => Answer::Failed(Failed::Path),
+        Told::Busy => Answer::Failed(Failed::Busy),
     }
 }
 

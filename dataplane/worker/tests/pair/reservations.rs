@@ -204,3 +204,64 @@ fn what_is_reserved_by_scsi_bars_nvme_until_its_session_ends() {
         Command::compare(14, 0, 1, Payload::Owned(voute_buffer::Buffer::copy_of(&block(1))));
     path.command(compared).expect("the holder compares");
 }
+
+/// Asks until the answer is no BUSY: that the nodes connect first.
+fn settled(mut ask: impl FnMut() -> CompletionStatus) -> CompletionStatus {
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        match ask() {
+            CompletionStatus::Status(0x08) => {
+                assert!(std::time::Instant::now() < until, "it stays busy");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}
+
+#[test]
+fn a_host_registers_by_its_standby_path_and_may_write_there_after_a_move() {
+    let mut pair = Pair::start(2);
+    let group = pair.control.create_volume(15, VOLUME);
+    drop(pair.path(0, 15, AnaState::Optimized));
+    let (mut active, mut standby) = (session(&pair, 0, 15), session(&pair, 1, 15));
+    let busy_or_done = settled(|| reserve_out(&mut standby, 15, 0, 0, [0, 0xB1]));
+    assert_eq!(busy_or_done, CompletionStatus::Good, "registered by the path on standby");
+    assert_eq!(read_keys(&mut active, 15)[15], 0xB1, "the owner has it");
+    assert_eq!(reserve_out(&mut active, 15, 0, 0, [0, 0xA1]), CompletionStatus::Good);
+    // Write exclusive, registrants only; another nexus cannot give it back.
+    assert_eq!(reserve_out(&mut active, 15, 1, 5, [0xA1, 0]), CompletionStatus::Good);
+    assert_eq!(read_keys(&mut standby, 15)[..8], [0, 0, 0, 2, 0, 0, 0, 16]);
+    assert_eq!(reserve_out(&mut standby, 15, 1, 5, [0xBAD, 0]), CONFLICT, "another key");
+    let read = standby.run(|initiator| initiator.read(15, 0, 1, 512));
+    assert!(read.status.is_path_condition(), "data is not passed on: {:?}", read.status);
+
+    pair.control.change(|state| {
+        state.move_owner(group, 1, voute_schemas::event::MoveKind::Planned);
+    });
+    pair.control.wait("the second node serves", |state| state.serves(1, group));
+    drop(pair.path(1, 15, AnaState::Optimized));
+    standby.run(|initiator| initiator.test_unit_ready(15));
+    let written = standby.run(|initiator| initiator.write(15, 0, &block(4), 512));
+    assert_eq!(written.status, CompletionStatus::Good, "it is registered");
+    let mut other = stranger(&pair, 1, 15);
+    assert_eq!(status(other.write(15, 0, &block(9))), Status::reservation_conflict());
+    // Now the first path is on standby, and its registration can be taken back there.
+    active.run(|initiator| initiator.test_unit_ready(15));
+    let gone = settled(|| reserve_out(&mut active, 15, 0, 0, [0xA1, 0]));
+    assert_eq!(gone, CompletionStatus::Good);
+    // The holder went, and with it what it held: registrants are told.
+    let mut told = Vec::new();
+    while let CompletionStatus::CheckCondition { key: 6, code, .. } =
+        standby.run(|initiator| initiator.test_unit_ready(15)).status
+    {
+        told.push(code);
+    }
+    assert!(told.contains(&0x2a04), "{told:04x?}");
+    assert_eq!(read_keys(&mut standby, 15)[..8], [0, 0, 0, 3, 0, 0, 0, 8]);
+
+    // Nobody answers for an owner that is gone.
+    pair.kill(1);
+    let refused = settled(|| reserve_out(&mut active, 15, 0, 0, [0, 0xA2]));
+    assert!(refused.is_path_condition(), "{refused:?}");
+}
