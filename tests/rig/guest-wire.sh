@@ -53,30 +53,33 @@ iscsi_session() {
     sleep 3    # for the host's own pings, as above
     iscsiadm -m node -T "$IQN" --logout
 }
-# prove OPTIONS...: a session in which host and target prove a key, with the options. The nodes hear of
-# new keys a moment after the command: until then no key is asked for and ours is refused.
+# prove NUMBER OPTIONS...: a session in which host and target prove keys of that number, with the options.
+# The nodes hear of new keys a moment after the command: until then ours are refused.
 prove() {
-    local disk theirs ours
+    local disk theirs ours names="theirs$1 ours$1" name
+    shift
     theirs=$(nvme gen-dhchap-key -m 1 -n "$(cat /etc/nvme/hostnqn)")
     ours=$(nvme gen-dhchap-key -m 1 -n "$NQN")
-    host "printf '%s' '$theirs' >$RUN/theirs && $CLUSTER do secret put theirs --from-file $RUN/theirs" >/dev/null
-    host "printf '%s' '$ours' >$RUN/ours && $CLUSTER do secret put ours --from-file $RUN/ours" >/dev/null
-    cluster do host keys app --secret theirs --target-secret ours >/dev/null
+    for name in $names; do
+        case $name in theirs*) host "printf '%s' '$theirs' >$RUN/$name" ;; *) host "printf '%s' '$ours' >$RUN/$name" ;; esac
+        host "$CLUSTER do secret put $name --from-file $RUN/$name" >/dev/null
+    done
+    cluster do host keys app --secret "${names% *}" --target-secret "${names#* }" >/dev/null
     wait_for 20 nvme connect -t tcp -a 10.77.1.1 -s 4420 -n "$NQN" --dhchap-secret="$theirs" --dhchap-ctrl-secret="$ours" "$@"
     settle 120
     wait_for 30 nvme_disk "$NQN"
     disk=$(nvme_disk "$NQN")
     touch_disk "$disk"
     nvme disconnect -n "$NQN"
-    ! nvme connect -t tcp -a 10.77.1.1 -s 4420 -n "$NQN" --dhchap-secret="$(nvme gen-dhchap-key -m 1 -n "$NQN")" "$@" || die "a wrong key was let in"
+    if nvme connect -t tcp -a 10.77.1.1 -s 4420 -n "$NQN" --dhchap-secret="$ours" "$@"; then die "a wrong key was let in"; fi
 }
 step "NVMe/TCP"
 nvme_session
 nvme_session --hdr-digest --data-digest
 [ -z "${AUTHENTICATES:-}" ] || {
     step "NVMe/TCP, authenticated"
-    prove
-    prove --hdr-digest --data-digest
+    prove 1
+    prove 2 --hdr-digest --data-digest
 }
 step "iSCSI"
 iscsi_up

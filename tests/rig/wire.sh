@@ -12,7 +12,7 @@ ip netns exec "$NS" dumpcap -q -i bra -i brb -i lo -f "port 4420 or port 3260" -
 capturer=$!
 await 20 "the capture runs" grep -q 'Capturing on' "$RUN/capture.log"
 suite=${1:-bookworm}
-RIG_SUITE=$suite "$VOUTE_RIG/guest-run" --net "ns:$NS" --name $GUEST_NAME --timeout 300 \
+RIG_SUITE=$suite "$VOUTE_RIG/guest-run" --net "ns:$NS" --name $GUEST_NAME --timeout 480 \
     --env NQN="$("$here/cluster.sh" nqn)" --env IQN="$("$here/cluster.sh" iqn)" \
     --env CLUSTER="RUN=$RUN VOUTE_BIN=$VOUTE_BIN VOUTE_RIG=$VOUTE_RIG VOUTE_RIG_NAMESPACE=$NS $here/cluster.sh" \
     --env RUN="$RUN" --env AUTHENTICATES="$([ "$suite" = bookworm ] || echo 1)" \
