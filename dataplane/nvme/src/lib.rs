@@ -62,7 +62,8 @@ pub use entry::{
 };
 pub use initiator::{
     Attachment, AttachmentError, AttachmentUpdate, Closed, Command, ConnectionOptions,
-    ControllerFacts, InitiatorConnection, InitiatorEvent, Payload, RemoteNamespace, SubmitError,
+    ControllerFacts, DISCOVERY_RECORDS_MAX, DiscoveredKind, DiscoveredPortal, Discovery,
+    InitiatorConnection, InitiatorEvent, Payload, RemoteNamespace, SubmitError,
 };
 pub use pdu::{Digests, FatalError, Fault, PduKind};
 pub use request::{Association, Operation, Outcome, Request, Scope, Tag};

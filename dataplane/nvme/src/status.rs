@@ -172,6 +172,13 @@ impl Status {
         self.code_type == PATH
     }
 
+    /// Whether this is an answer of asymmetric access (3/01h to 3/03h): the command was not carried
+    /// out, and by another path, or here later, it may be.
+    #[must_use]
+    pub const fn is_access_related(self) -> bool {
+        self.code_type == PATH && matches!(self.code, 1..=3)
+    }
+
     /// The 16-bit status field of a completion entry, phase bit zero.
     #[must_use]
     pub const fn to_field(self) -> u16 {

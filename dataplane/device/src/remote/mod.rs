@@ -4,22 +4,31 @@
 //! out; reactors hand orders over and are answered through their mailboxes.
 //!
 //! ```text
-//! opening ─► serving ─► lost: every order fails ─► quiet for QUIET ─► opening …
+//! opening ─► serving ─► lost, writes under way: every order fails ─► quiet for QUIET ─► opening …
+//!               │ └──► lost or left, no write's outcome unknown: orders wait ─► another path ─► serving
+//!               └─ no path within HOLD_MAX: every order fails ─► opening …
 //! ```
 //!
-//! Nothing is sent twice. When the association is lost, its target may still carry out what it had:
+//! No write is sent twice. When the association is lost, its target may still carry out what it had:
 //! orders fail with their outcome unknown, and nothing more is sent until the target must have noticed
-//! the loss by its keep-alive timer; otherwise an old write could land over a newer one.
+//! the loss by its keep-alive timer; otherwise an old write could land over a newer one. What an
+//! array refused for want of access (ANA) it has not carried out; it goes on by the path that serves.
+//! The array's discovery service tells which paths there are.
 //!
 //! The claim is not exclusive: NVMe reservations, which would make it so, are not used yet.
 
+mod job;
+mod paths;
 mod session;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use crate::adopt::Media;
 use crate::mailbox::{Detached, Mailbox, Order, OrderKind, Reply, Signal, wait_for};
-use session::Session;
+use job::Job;
+use paths::Paths;
+use session::{Ended, Session};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use voute_buffer::Buffer;
 use voute_mirror::{DeviceFault, DeviceResult};
-use voute_nvme::{AnaState, AttachmentError, Closed, ConnectionOptions};
+use voute_nvme::{AnaState, AttachmentError, Closed, ConnectionOptions, DISCOVERY_NQN};
 use voute_schemas::ClusterId;
 
 /// Keep-alive time that the target is told.
@@ -39,6 +48,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(crate) const QUIET: Duration = Duration::from_secs(10);
 /// Between two attempts to open an association again.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long a device may take to open the first time, all paths together.
+const OPEN_MAX: Duration = Duration::from_secs(20);
+/// How long orders wait for another path before they fail.
+const HOLD_MAX: Duration = Duration::from_secs(3);
+/// Between two attempts while they wait.
+const HOLD_RETRY: Duration = Duration::from_millis(200);
 /// How long an order of an adoption may take.
 const ORDER_MAX: Duration = Duration::from_secs(60);
 
@@ -101,7 +116,7 @@ pub(crate) struct RemoteFacts {
     pub(crate) block_bytes: u32,
 }
 
-/// Where to connect to, checked.
+/// What to connect to, checked.
 struct Target {
     address: SocketAddr,
     namespace: [u8; 16],
@@ -130,7 +145,7 @@ struct Inbox {
 impl RemoteDisk {
     /// Attaches to the namespace. Blocks, at most some 20 s.
     pub(crate) fn connect(at: &RemoteAddress<'_>) -> Result<(Self, RemoteFacts), RemoteError> {
-        let target = Target::new(at)?;
+        let target = Arc::new(Target::new(at)?);
         let inbox = Inbox { orders: VecDeque::new(), is_serving: false, is_ended: false };
         let wake = Signal::new().map_err(RemoteError::Connect)?;
         let shared = Arc::new(Shared { inbox: Mutex::new(inbox), wake });
@@ -240,6 +255,23 @@ impl Target {
         options.keep_alive = Some(KEEP_ALIVE);
         Ok(Target { address: at.address, namespace, options, quiet: at.quiet })
     }
+
+    fn subsystem(&self) -> &str {
+        &self.options.subsystem_nqn
+    }
+
+    fn options(&self) -> ConnectionOptions {
+        self.options.clone()
+    }
+
+    /// For the discovery service, which keeps nothing.
+    fn discovery_options(&self) -> ConnectionOptions {
+        ConnectionOptions {
+            subsystem_nqn: DISCOVERY_NQN.to_owned(),
+            keep_alive: None,
+            ..self.options()
+        }
+    }
 }
 
 /// 32 hexadecimal digits, with or without the hyphens of a UUID.
@@ -256,41 +288,106 @@ fn namespace_of(text: &str) -> Option<[u8; 16]> {
 }
 
 /// The device's thread.
-fn serve(target: &Target, shared: &Shared, first: &Sender<Result<RemoteFacts, RemoteError>>) {
-    let address = target.address;
-    let mut known: Option<RemoteFacts> = None;
-    loop {
-        let opened = Session::open(target).and_then(|session| match known {
-            Some(facts) if facts != session.facts() => Err(RemoteError::Changed),
-            _ => Ok(session),
-        });
-        let rest = match (opened, known) {
-            (Ok(mut session), _) => {
-                if known.replace(session.facts()).is_none() {
-                    shared.set_serving(true);
-                    // Nobody waits any more: then the device has ended, which `run` sees.
-                    let _ = first.send(Ok(session.facts()));
-                } else {
-                    tracing::info!(%address, "a remote device is back");
-                    shared.set_serving(true);
-                }
-                let outcome = session.run(shared);
-                shared.set_serving(false);
-                let Err(reason) = outcome else { return };
-                tracing::warn!(%address, %reason, "a remote device was lost");
-                target.quiet
-            }
-            (Err(error), None) => {
-                let _ = first.send(Err(error));
-                return;
-            }
-            (Err(error), Some(_)) => {
-                tracing::debug!(%address, %error, "a remote device is not back yet");
-                RETRY
-            }
-        };
-        if !shared.rest(rest) {
+fn serve(target: &Arc<Target>, shared: &Shared, first: &Sender<Result<RemoteFacts, RemoteError>>) {
+    let paths = Arc::new(Paths::new(target.address));
+    let mut session = match open_first(target, &paths) {
+        Ok(session) => session,
+        Err(error) => {
+            // Nobody waits any more if this cannot be sent: then the device has ended.
+            let _ = first.send(Err(error));
             return;
         }
+    };
+    let facts = session.facts();
+    shared.set_serving(true);
+    let _ = first.send(Ok(facts));
+    let device = Device { target, shared, paths: &paths, facts };
+    loop {
+        paths.ask_meanwhile(target, session.address());
+        let address = session.address();
+        let (reason, rest) = match session.run(shared, &paths) {
+            Ended::Unwanted => return,
+            Ended::Lost(reason) => (reason, target.quiet),
+            Ended::Moved(reason, jobs) => match device.go_on(address, jobs) {
+                Some(next) => {
+                    tracing::info!(from = %address, to = %next.address(), %reason, "a remote device goes on");
+                    session = next;
+                    continue;
+                }
+                None => (reason, RETRY),
+            },
+        };
+        shared.set_serving(false);
+        tracing::warn!(%address, %reason, "a remote device was lost");
+        match device.come_back(address, rest) {
+            Some(next) => session = next,
+            None => return,
+        }
+        tracing::info!(address = %session.address(), "a remote device is back");
+        shared.set_serving(true);
+    }
+}
+
+/// By the address that was given; if that does not serve, by those that discovery tells there.
+fn open_first(target: &Target, paths: &Paths) -> Result<Session, RemoteError> {
+    match paths.open(target, None, OPEN_MAX) {
+        Err(error @ (RemoteError::Inaccessible(_) | RemoteError::NoNamespace { .. })) => {
+            paths.ask(target, target.address);
+            match paths.has_other_than(target.address) {
+                true => paths.open(target, Some(target.address), OPEN_MAX),
+                false => Err(error),
+            }
+        }
+        other => other,
+    }
+}
+
+/// What a device's thread needs to open it again.
+struct Device<'a> {
+    target: &'a Target,
+    shared: &'a Shared,
+    paths: &'a Paths,
+    facts: RemoteFacts,
+}
+
+impl Device<'_> {
+    /// A session that goes on with these jobs; `None` if there is none in time, and the jobs failed.
+    fn go_on(&self, last: SocketAddr, jobs: Vec<Job>) -> Option<Session> {
+        let until = Instant::now() + HOLD_MAX;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            if let Some(mut session) = self.open(last, left) {
+                session.resume(jobs);
+                return Some(session);
+            }
+            if !self.shared.rest(HOLD_RETRY) {
+                return None;
+            }
+        }
+    }
+
+    /// A session, after `rest`; `None` if the device is not wanted any more.
+    fn come_back(&self, last: SocketAddr, mut rest: Duration) -> Option<Session> {
+        loop {
+            if !self.shared.rest(rest) {
+                return None;
+            }
+            if let Some(session) = self.open(last, OPEN_MAX) {
+                return Some(session);
+            }
+            rest = RETRY;
+        }
+    }
+
+    fn open(&self, last: SocketAddr, limit: Duration) -> Option<Session> {
+        let opened = self.paths.open(self.target, Some(last), limit);
+        let same = opened.and_then(|session| match session.facts() == self.facts {
+            true => Ok(session),
+            false => Err(RemoteError::Changed),
+        });
+        same.inspect_err(|error| tracing::debug!(%error, "a remote device is not back yet")).ok()
     }
 }

@@ -1,46 +1,59 @@
 //! One association with a target: its two connections, and orders on their way.
 
+//!
+//! ```text
+//! open ──no access, or in transition──► barred: commands wait, none is sent ──access──► open
+//!   └─────access elsewhere only─────────► leaving: once no command is out, another path goes on
+//! ```
+
+use super::job::{Job, Limits, Progress, fault_of};
+use super::paths::Paths;
+use super::wire::Wire;
 use super::{RemoteError, RemoteFacts, Shared, Target};
-use crate::mailbox::{Order, OrderKind, Reply, wait_for};
+use crate::mailbox::{Order, OrderKind, wait_for};
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use voute_buffer::Buffer;
 use voute_mirror::{DeviceFault, DeviceResult, TRANSFER_MAX};
 use voute_nvme::{
-    AnaState, Attachment, AttachmentUpdate, Command, ControllerFacts, InitiatorConnection,
-    InitiatorEvent, Payload, RemoteNamespace, Status, Tag,
+    AnaState, Attachment, AttachmentUpdate, ControllerFacts, InitiatorConnection, InitiatorEvent,
+    RemoteNamespace, Status, Tag,
 };
 
-/// How long a TCP connection may take to open.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How long the controller may take to come up.
-const OPEN_MAX: Duration = Duration::from_secs(15);
 /// How long to sleep when nothing is due.
 const IDLE_MAX: Duration = Duration::from_secs(1);
-/// Read from a socket at once, bytes.
-const INPUT_BYTES: usize = 256 << 10;
-/// Longest range of one Write Zeroes, bytes.
-const ZERO_BYTES_MAX: u64 = 4 << 20;
-/// Most blocks of one command.
-const BLOCKS_MAX: u64 = 65_536;
 /// ONCS: Write Zeroes is supported.
 const HAS_WRITE_ZEROES: u16 = 1 << 3;
 
-/// A connection and its socket.
-struct Wire {
-    stream: TcpStream,
-    connection: InitiatorConnection,
-    input: Vec<u8>,
+/// How long a namespace may be without access, in transition or told so by its commands, before the
+/// session is given up; arrays say of themselves that they need some 10 s (ANATT).
+const BARRED_MAX: Duration = Duration::from_secs(12);
+
+/// Whether commands are sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Access {
+    Open,
+    Barred,
+    Leaving,
+}
+
+/// How a session ended.
+pub(super) enum Ended {
+    /// The device is not wanted any more, and has answered all.
+    Unwanted,
+    /// Not here any more, and the outcome of all that was written is known: these go on elsewhere.
+    Moved(RemoteError, Vec<Job>),
+    /// It may be that something is still written.
+    Lost(RemoteError),
 }
 
 /// An association that is up, or coming up.
 pub(super) struct Session {
     start: Instant,
+    address: SocketAddr,
     namespace_id: [u8; 16],
     /// The host that the target sees.
     host: String,
@@ -54,87 +67,30 @@ pub(super) struct Session {
     has_write_zeroes: bool,
     jobs: Slab<Job>,
     job_of: HashMap<Tag, usize>,
-    /// Jobs whose next command found no room.
+    /// Jobs whose next command found no room, or no access.
     waiting: VecDeque<usize>,
-}
-
-/// An order under way; at most one command of it is out.
-struct Job {
-    offset: u64,
-    kind: OrderKind,
-    /// What a read in several commands has so far.
-    read: Option<Buffer>,
-    done: u64,
-    /// Bytes that the command which is out is about.
-    out: u64,
-    is_flushing: bool,
-    reply: Reply,
-}
-
-impl Wire {
-    fn open(target: &Target, connection: InitiatorConnection) -> Result<Self, RemoteError> {
-        let open = || -> io::Result<TcpStream> {
-            let stream = TcpStream::connect_timeout(&target.address, CONNECT_MAX)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        };
-        let stream = open().map_err(RemoteError::Connect)?;
-        Ok(Wire { stream, connection, input: vec![0; INPUT_BYTES] })
-    }
-
-    /// Sends and receives what is possible without waiting.
-    fn exchange(&mut self, now: Duration) {
-        if self.send().and_then(|()| self.receive(now)).is_err() {
-            self.connection.disconnected();
-        }
-        self.connection.tick(now);
-    }
-
-    fn send(&mut self) -> io::Result<()> {
-        while !self.connection.output().is_empty() {
-            match self.stream.write(self.connection.output()) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(sent) => drop(self.connection.output().drain(..sent)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads once: what is left keeps the socket readable.
-    fn receive(&mut self, now: Duration) -> io::Result<()> {
-        if !self.connection.wants_input() {
-            return Ok(());
-        }
-        match self.stream.read(&mut self.input) {
-            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-            Ok(length) => {
-                self.connection.receive(&self.input[..length], now);
-                Ok(())
-            }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
+    access: Access,
+    /// Since when no command succeeded for want of access.
+    barred_since: Option<Duration>,
+    /// A write ended with its outcome unknown.
+    has_unknown: bool,
 }
 
 impl Session {
     /// Connects, brings the controller up and finds the namespace.
-    pub(super) fn open(target: &Target) -> Result<Session, RemoteError> {
+    pub(super) fn open(
+        target: &Target,
+        address: SocketAddr,
+        limit: Duration,
+    ) -> Result<Session, RemoteError> {
         let start = Instant::now();
-        let connection = InitiatorConnection::connect_admin(target.options.clone(), Duration::ZERO);
+        let connection = InitiatorConnection::connect_admin(target.options(), Duration::ZERO);
         let mut session = Session {
             start,
+            address,
             namespace_id: target.namespace,
             host: target.options.host_nqn.clone(),
-            admin: Wire::open(target, connection)?,
+            admin: Wire::open(address, connection, limit)?,
             attachment: Attachment::new(1),
             controller: None,
             namespaces: None,
@@ -144,11 +100,16 @@ impl Session {
             jobs: Slab::new(),
             job_of: HashMap::new(),
             waiting: VecDeque::new(),
+            access: Access::Open,
+            barred_since: None,
+            has_unknown: false,
         };
-        session.until(|session| session.controller.is_some() && session.namespaces.is_some())?;
+        let is_up =
+            |session: &Session| session.controller.is_some() && session.namespaces.is_some();
+        session.until(limit, is_up)?;
         let namespace = session.find()?;
-        session.connect_io(target, namespace)?;
-        session.until(|session| session.is_io_connected)?;
+        session.connect_io(target, namespace, limit)?;
+        session.until(limit, |session| session.is_io_connected)?;
         Ok(session)
     }
 
@@ -156,13 +117,17 @@ impl Session {
         self.start.elapsed()
     }
 
-    fn until(&mut self, reached: impl Fn(&Session) -> bool) -> Result<(), RemoteError> {
+    fn until(
+        &mut self,
+        limit: Duration,
+        reached: impl Fn(&Session) -> bool,
+    ) -> Result<(), RemoteError> {
         loop {
             self.exchange()?;
             if reached(self) {
                 return Ok(());
             }
-            let left = OPEN_MAX.saturating_sub(self.now());
+            let left = limit.saturating_sub(self.now());
             if left.is_zero() {
                 return Err(RemoteError::Timeout);
             }
@@ -200,9 +165,11 @@ impl Session {
         &mut self,
         target: &Target,
         namespace: RemoteNamespace,
+        limit: Duration,
     ) -> Result<(), RemoteError> {
+        let left = limit.saturating_sub(self.now());
         let Some(controller) = &self.controller else { return Err(RemoteError::Timeout) };
-        let mut options = target.options.clone();
+        let mut options = target.options();
         options.keep_alive = None;
         options.queue_depth = options.queue_depth.min(controller.queue_depth_max);
         self.has_write_zeroes = controller.optional_commands & HAS_WRITE_ZEROES != 0;
@@ -213,7 +180,7 @@ impl Session {
             controller.in_capsule_max,
             self.start.elapsed(),
         );
-        self.media = Some((Wire::open(target, connection)?, namespace));
+        self.media = Some((Wire::open(self.address, connection, left)?, namespace));
         Ok(())
     }
 
@@ -223,9 +190,47 @@ impl Session {
         RemoteFacts { size_bytes: blocks.saturating_mul(block_bytes.into()), block_bytes }
     }
 
-    /// Carries orders out until the device ends and all are answered.
-    pub(super) fn run(&mut self, shared: &Shared) -> Result<(), RemoteError> {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether there is no better path than this.
+    pub(super) fn is_optimized(&self) -> bool {
+        self.state() == Some(AnaState::Optimized)
+    }
+
+    fn state(&self) -> Option<AnaState> {
+        self.media.as_ref().map(|(_, namespace)| namespace.state)
+    }
+
+    /// Goes on with what another session left.
+    pub(super) fn resume(&mut self, jobs: Vec<Job>) {
+        for job in jobs {
+            let key = self.jobs.insert(job);
+            self.waiting.push_back(key);
+        }
+    }
+
+    /// Carries orders out until the device ends and all are answered, or until there is no going on
+    /// here.
+    pub(super) fn run(mut self, shared: &Shared, paths: &Paths) -> Ended {
+        match self.carry_out(shared, paths) {
+            Ok(()) => Ended::Unwanted,
+            Err(reason) => {
+                let is_out = |key: &usize| !self.jobs[*key].is_read();
+                if self.has_unknown || self.job_of.values().any(is_out) {
+                    return Ended::Lost(reason);
+                }
+                let jobs = std::mem::take(&mut self.jobs).into_iter();
+                Ended::Moved(reason, jobs.map(|(_, job)| job.handed_over()).collect())
+            }
+        }
+    }
+
+    fn carry_out(&mut self, shared: &Shared, paths: &Paths) -> Result<(), RemoteError> {
         loop {
+            // First: what is begun on a connection that is known to be gone would be of unknown outcome.
+            self.exchange()?;
             let (orders, is_ended) = {
                 let mut inbox = shared.lock();
                 shared.wake.clear();
@@ -238,7 +243,27 @@ impl Session {
             if is_ended && self.jobs.is_empty() {
                 return Ok(());
             }
+            self.leave_if_due(paths)?;
             self.sleep(Some(shared), IDLE_MAX);
+        }
+    }
+
+    /// Ends the session when the namespace is served elsewhere, or nowhere for too long.
+    fn leave_if_due(&mut self, paths: &Paths) -> Result<(), RemoteError> {
+        let state = self.state().unwrap_or(AnaState::Inaccessible);
+        let now = self.now();
+        if self.barred_since.is_some_and(|since| now.saturating_sub(since) > BARRED_MAX) {
+            return Err(RemoteError::Inaccessible(state));
+        }
+        let serves_worse = state == AnaState::NonOptimized && paths.has_other_than(self.address);
+        let leaves =
+            self.access == Access::Leaving && (state != AnaState::NonOptimized || serves_worse);
+        if !leaves && self.access == Access::Leaving {
+            self.access = Access::Open;
+        }
+        match leaves && self.job_of.is_empty() {
+            true => Err(RemoteError::Inaccessible(state)),
+            false => Ok(()),
         }
     }
 
@@ -284,7 +309,7 @@ impl Session {
                 AttachmentUpdate::Ready(facts) => self.controller = Some(facts),
                 AttachmentUpdate::Namespaces(namespaces) => {
                     self.namespaces = Some(namespaces);
-                    self.check_namespace()?;
+                    self.follow_namespace()?;
                 }
                 AttachmentUpdate::Failed(error) => return Err(RemoteError::Attachment(error)),
             }
@@ -292,14 +317,34 @@ impl Session {
         self.admin.send().map_err(RemoteError::Connect)
     }
 
-    /// Whether the namespace that is served is still what it was; larger is fine.
-    fn check_namespace(&mut self) -> Result<(), RemoteError> {
-        let Some((_, known)) = &self.media else { return Ok(()) };
-        let found = self.find()?;
+    /// Whether the namespace that is served is still what it was, larger is fine; and whether it is
+    /// still served here.
+    fn follow_namespace(&mut self) -> Result<(), RemoteError> {
+        let found = match self.find() {
+            Err(RemoteError::Inaccessible(state)) => {
+                let now = self.now();
+                let Some((_, known)) = &mut self.media else { return Ok(()) };
+                known.state = state;
+                self.barred_since.get_or_insert(now);
+                self.access = match state {
+                    AnaState::Change => Access::Barred,
+                    _ => Access::Leaving,
+                };
+                return Ok(());
+            }
+            other => other?,
+        };
+        let Some((_, known)) = &mut self.media else { return Ok(()) };
         let is_same = found.nsid == known.nsid
             && found.block_size == known.block_size
             && found.blocks >= known.blocks;
-        if is_same { Ok(()) } else { Err(RemoteError::Changed) }
+        if !is_same {
+            return Err(RemoteError::Changed);
+        }
+        let is_worse = (known.state, found.state) == (AnaState::Optimized, AnaState::NonOptimized);
+        known.state = found.state;
+        self.access = if is_worse { Access::Leaving } else { Access::Open };
+        Ok(())
     }
 
     fn turn_io(&mut self, now: Duration) -> Result<(), RemoteError> {
@@ -314,8 +359,8 @@ impl Session {
                     self.completed(tag, status, data);
                 }
                 InitiatorEvent::Lost { tag, .. } => {
-                    if let Some(job) = self.job_of.remove(&tag) {
-                        self.finish(job, Err(DeviceFault::Failed));
+                    if let Some(key) = self.job_of.remove(&tag) {
+                        self.outcome_unknown(key);
                     }
                 }
                 InitiatorEvent::Closed { reason } => return Err(RemoteError::Closed(reason)),
@@ -333,8 +378,7 @@ impl Session {
     }
 
     fn take(&mut self, order: Order) {
-        let Order { offset, kind, reply } = order;
-        let job = Job { offset, kind, read: None, done: 0, out: 0, is_flushing: false, reply };
+        let job = Job::of(order);
         let fits = job.is_of_blocks(self.facts().block_bytes);
         let key = self.jobs.insert(job);
         if fits {
@@ -350,7 +394,7 @@ impl Session {
         else {
             return self.finish(key, Err(DeviceFault::Failed));
         };
-        if wire.connection.room() == 0 {
+        if self.access != Access::Open || wire.connection.room() == 0 {
             self.waiting.push_back(key);
             return;
         }
@@ -368,6 +412,9 @@ impl Session {
 
     fn completed(&mut self, tag: Tag, status: Status, data: Option<Buffer>) {
         let Some(key) = self.job_of.remove(&tag) else { return };
+        if status.is_access_related() {
+            return self.barred(key);
+        }
         let job = &mut self.jobs[key];
         if !status.is_success() {
             let is_zeroing = matches!(job.kind, OrderKind::Zero { .. }) && !job.is_flushing;
@@ -379,6 +426,7 @@ impl Session {
             let fault = fault_of(status, &job.kind);
             return self.finish(key, Err(fault));
         }
+        self.barred_since = None;
         let is_volatile = self.controller.as_ref().is_none_or(|facts| facts.has_volatile_cache);
         match job.progress(data, is_volatile) {
             Progress::Again => self.go_on(key),
@@ -386,106 +434,28 @@ impl Session {
         }
     }
 
+    /// A command was not carried out for want of access: it is sent again, here or elsewhere.
+    fn barred(&mut self, key: usize) {
+        let now = self.now();
+        self.waiting.push_back(key);
+        self.barred_since.get_or_insert(now);
+        if self.access == Access::Open {
+            self.access = Access::Barred;
+            self.attachment.reread_access(&mut self.admin.connection, now);
+        }
+    }
+
+    /// Whether a command was carried out nobody knows: a read may be repeated, a write fails.
+    fn outcome_unknown(&mut self, key: usize) {
+        if self.jobs[key].is_read() {
+            self.waiting.push_back(key);
+        } else {
+            self.has_unknown = true;
+            self.finish(key, Err(DeviceFault::Failed));
+        }
+    }
+
     fn finish(&mut self, key: usize, result: DeviceResult) {
         self.jobs.remove(key).reply.send(result);
-    }
-}
-
-/// What the controller allows.
-struct Limits {
-    transfer: u64,
-    is_volatile: bool,
-    has_write_zeroes: bool,
-}
-
-enum Progress {
-    Again,
-    Done(DeviceResult),
-}
-
-impl Job {
-    fn length(&self) -> u64 {
-        match self.kind {
-            OrderKind::Read { length } => length.into(),
-            OrderKind::Write { length, .. } => length as u64,
-            OrderKind::Zero { length, .. } => length,
-        }
-    }
-
-    fn is_of_blocks(&self, block_bytes: u32) -> bool {
-        let block = u64::from(block_bytes);
-        self.length() > 0
-            && self.offset.is_multiple_of(block)
-            && self.length().is_multiple_of(block)
-    }
-
-    fn next_command(&mut self, namespace: &RemoteNamespace, limits: &Limits) -> Command {
-        let block = u64::from(namespace.block_size);
-        let nsid = namespace.nsid;
-        if self.is_flushing {
-            return Command::flush(nsid);
-        }
-        let left = self.length() - self.done;
-        let zeroes_in_place =
-            matches!(self.kind, OrderKind::Zero { .. }) && limits.has_write_zeroes;
-        let most = if zeroes_in_place { ZERO_BYTES_MAX } else { limits.transfer };
-        self.out = left.min(most).min(BLOCKS_MAX * block);
-        let lba = (self.offset + self.done) / block;
-        let blocks = (self.out / block) as u32;
-        match &self.kind {
-            OrderKind::Read { .. } => Command::read(nsid, lba, blocks, namespace.block_size),
-            OrderKind::Write { data, from, .. } => {
-                let begin = from + self.done as usize;
-                let part = begin..begin + self.out as usize;
-                let payload = if part == (0..data.len()) {
-                    Payload::Shared(Arc::clone(data))
-                } else {
-                    Payload::Owned(Buffer::copy_of(&data[part]))
-                };
-                Command::write(nsid, lba, blocks, payload, limits.is_volatile)
-            }
-            OrderKind::Zero { release, .. } if zeroes_in_place => {
-                Command::write_zeroes(nsid, lba, blocks, *release)
-            }
-            OrderKind::Zero { .. } => {
-                let payload = Payload::Owned(Buffer::zeroed(self.out as usize));
-                Command::write(nsid, lba, blocks, payload, limits.is_volatile)
-            }
-        }
-    }
-
-    /// Takes note of a command that succeeded.
-    fn progress(&mut self, data: Option<Buffer>, is_volatile: bool) -> Progress {
-        if self.is_flushing {
-            return Progress::Done(Ok(None));
-        }
-        let (length, at) = (self.length(), self.done as usize);
-        self.done += self.out;
-        let is_done = self.done == length;
-        if !matches!(self.kind, OrderKind::Read { .. }) {
-            self.is_flushing =
-                is_done && is_volatile && matches!(self.kind, OrderKind::Zero { .. });
-            let is_over = is_done && !self.is_flushing;
-            return if is_over { Progress::Done(Ok(None)) } else { Progress::Again };
-        }
-        let Some(data) = data.filter(|data| data.len() as u64 == self.out) else {
-            return Progress::Done(Err(DeviceFault::Failed));
-        };
-        if data.len() as u64 == length {
-            return Progress::Done(Ok(Some(data)));
-        }
-        let whole = self.read.get_or_insert_with(|| Buffer::zeroed(length as usize));
-        whole[at..at + data.len()].copy_from_slice(&data);
-        if is_done { Progress::Done(Ok(self.read.take())) } else { Progress::Again }
-    }
-}
-
-/// Media errors (type 2) of a read concern these blocks; all else the device.
-fn fault_of(status: Status, kind: &OrderKind) -> DeviceFault {
-    const MEDIA: u8 = 2;
-    match kind {
-        OrderKind::Read { .. } if status.code_type() == MEDIA => DeviceFault::Medium,
-        _ if status == Status::capacity_exceeded() => DeviceFault::NoSpace,
-        _ => DeviceFault::Failed,
     }
 }

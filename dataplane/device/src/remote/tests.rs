@@ -7,8 +7,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use voute_mirror::{DeviceKind, DeviceRequest, DeviceTag};
 use voute_nvme::{
-    Directory, HostView, NamespaceView, Operation, Outcome, PortalId, Status, Subsystem,
-    Target as NvmeTarget, TargetConfig, TargetConnection,
+    Directory, HostView, NamespaceView, Operation, Outcome, PortalEntry, PortalId, Status,
+    Subsystem, Target as NvmeTarget, TargetConfig, TargetConnection,
 };
 use voute_schemas::contract::DeviceSpec;
 use voute_schemas::place::{ExtentRun, Locator};
@@ -29,26 +29,50 @@ struct Array {
 struct ArrayState {
     target: Arc<NvmeTarget>,
     block_bytes: u32,
-    disk: Mutex<Vec<u8>>,
+    disk: Arc<Mutex<Vec<u8>>>,
     /// Breaks every connection, and refuses new ones while set.
     is_down: AtomicBool,
     /// Reads fail with a media error while set.
     is_damaged: AtomicBool,
+    /// Commands are taken and not answered while set.
+    is_stuck: AtomicBool,
     commands: AtomicU64,
+    connections: AtomicU64,
     is_over: AtomicBool,
 }
 
 impl Array {
     fn new(cluster: ClusterId, block_bytes: u32) -> Self {
-        let target = NvmeTarget::new(TargetConfig::default()).unwrap();
-        target.publish(Arc::new(directory(cluster, block_bytes, AnaState::Optimized)));
+        let disk = Arc::new(Mutex::new(vec![0; SIZE as usize]));
+        let array = Self::node(block_bytes, disk, TargetConfig::default());
+        array.publish(cluster, AnaState::Optimized, &[]);
+        array
+    }
+
+    /// Two nodes before one memory; each has the access states of its own.
+    fn pair() -> [Self; 2] {
+        let disk = Arc::new(Mutex::new(vec![0; SIZE as usize]));
+        let low = TargetConfig { controller_max: 99, ..TargetConfig::default() };
+        let high = TargetConfig { controller_min: 100, ..TargetConfig::default() };
+        [low, high].map(|config| Self::node(512, Arc::clone(&disk), config))
+    }
+
+    fn publish(&self, cluster: ClusterId, state: AnaState, portals: &[SocketAddr]) {
+        let directory = directory(cluster, self.state.block_bytes, state, portals);
+        self.state.target.publish(Arc::new(directory));
+    }
+
+    fn node(block_bytes: u32, disk: Arc<Mutex<Vec<u8>>>, config: TargetConfig) -> Self {
+        let target = NvmeTarget::new(config).unwrap();
         let state = Arc::new(ArrayState {
             target,
             block_bytes,
-            disk: Mutex::new(vec![0; SIZE as usize]),
+            disk,
             is_down: AtomicBool::new(false),
             is_damaged: AtomicBool::new(false),
+            is_stuck: AtomicBool::new(false),
             commands: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -60,7 +84,11 @@ impl Array {
                 if state.is_over.load(Ordering::SeqCst) {
                     return;
                 }
-                std::thread::spawn(move || state.serve(stream.unwrap()));
+                std::thread::spawn(move || {
+                    state.connections.fetch_add(1, Ordering::SeqCst);
+                    state.serve(stream.unwrap());
+                    state.connections.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         Array { address, state }
@@ -74,7 +102,12 @@ impl Drop for Array {
     }
 }
 
-fn directory(cluster: ClusterId, block_bytes: u32, state: AnaState) -> Directory {
+fn directory(
+    cluster: ClusterId,
+    block_bytes: u32,
+    state: AnaState,
+    portals: &[SocketAddr],
+) -> Directory {
     let namespace = NamespaceView {
         nsid: 3,
         uuid: NAMESPACE,
@@ -89,7 +122,13 @@ fn directory(cluster: ClusterId, block_bytes: u32, state: AnaState) -> Directory
     let host = format!("nqn.2014-08.org.nvmexpress:uuid:{cluster}");
     let hosts = BTreeMap::from([(host, view)]);
     let subsystem = Subsystem { serial: "1".to_owned(), hosts, keys: BTreeMap::new() };
-    Directory::new(BTreeMap::from([(SUBSYSTEM.to_owned(), subsystem)]), Vec::new()).unwrap()
+    let entry = |(id, portal): (PortalId, &SocketAddr)| PortalEntry {
+        id,
+        address: portal.ip(),
+        port: portal.port(),
+    };
+    let portals = (1..).zip(portals).map(entry).collect();
+    Directory::new(BTreeMap::from([(SUBSYSTEM.to_owned(), subsystem)]), portals).unwrap()
 }
 
 impl ArrayState {
@@ -110,6 +149,10 @@ impl ArrayState {
             }
             connection.tick(start.elapsed());
             while let Some(request) = connection.next_request() {
+                if self.is_stuck.load(Ordering::SeqCst) {
+                    self.commands.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
                 let outcome = self.carry_out(request.operation);
                 connection.complete(request.tag, outcome);
             }
@@ -261,11 +304,7 @@ fn faults_of_the_target_are_told_apart() {
     assert_eq!(half.map(drop), Err(DeviceFault::Failed));
 }
 
-#[test]
-fn a_lost_target_fails_orders_stays_quiet_and_comes_back() {
-    let cluster = ClusterId::generate();
-    let array = Array::new(cluster, 512);
-    let quiet = Duration::from_millis(300);
+fn connect(array: &Array, cluster: ClusterId, quiet: Duration) -> RemoteDisk {
     let namespace = name();
     let at = RemoteAddress {
         address: array.address,
@@ -274,27 +313,135 @@ fn a_lost_target_fails_orders_stays_quiet_and_comes_back() {
         cluster,
         quiet,
     };
-    let (disk, _) = RemoteDisk::connect(&at).unwrap();
-    let write = |disk: &RemoteDisk| {
-        let data = Arc::new(Buffer::copy_of(&[7; 512]));
-        disk.perform(0, OrderKind::Write { data, from: 0, length: 512 }).unwrap()
-    };
-    write(&disk).unwrap();
+    RemoteDisk::connect(&at).unwrap().0
+}
+
+fn write(disk: &RemoteDisk) -> DeviceResult {
+    let data = Arc::new(Buffer::copy_of(&[7; 512]));
+    disk.perform(0, OrderKind::Write { data, from: 0, length: 512 }).unwrap()
+}
+
+/// Breaks all connections to a node, and refuses new ones.
+fn take_down(array: &Array) {
     array.state.is_down.store(true, Ordering::SeqCst);
-    let deadline = Instant::now() + PATIENCE;
-    // At the latest an order that finds the connection gone says so.
-    while write(&disk).is_ok() {
-        assert!(Instant::now() < deadline, "the loss was never noticed");
+    while array.state.connections.load(Ordering::SeqCst) > 0 {
+        std::thread::yield_now();
     }
+}
+
+fn commands(array: &Array) -> u64 {
+    array.state.commands.load(Ordering::SeqCst)
+}
+
+#[test]
+fn a_write_of_unknown_outcome_fails_and_nothing_is_sent_for_a_while() {
+    let cluster = ClusterId::generate();
+    let array = Array::new(cluster, 512);
+    let quiet = Duration::from_millis(700);
+    let disk = connect(&array, cluster, quiet);
+    write(&disk).unwrap();
+    array.state.is_stuck.store(true, Ordering::SeqCst);
+    let before = commands(&array);
+    std::thread::scope(|scope| {
+        let lost = scope.spawn(|| write(&disk));
+        while commands(&array) == before {
+            std::thread::yield_now();
+        }
+        array.state.is_down.store(true, Ordering::SeqCst);
+        assert_eq!(lost.join().unwrap().map(drop), Err(DeviceFault::Failed));
+    });
     let lost = Instant::now();
+    array.state.is_stuck.store(false, Ordering::SeqCst);
     array.state.is_down.store(false, Ordering::SeqCst);
-    let commands = array.state.commands.load(Ordering::SeqCst);
     while write(&disk).is_err() {
-        assert!(Instant::now() < deadline, "the target never came back");
+        assert!(lost.elapsed() < PATIENCE, "the target never came back");
         std::thread::yield_now();
     }
     assert!(lost.elapsed() + Duration::from_millis(50) >= quiet, "it did not stay quiet");
-    assert_eq!(array.state.commands.load(Ordering::SeqCst), commands + 1, "something was repeated");
+    assert_eq!(commands(&array), before + 2, "something was repeated");
+}
+
+#[test]
+fn orders_wait_for_a_target_that_is_back_soon_and_fail_if_it_is_not() {
+    let cluster = ClusterId::generate();
+    let array = Array::new(cluster, 512);
+    let disk = connect(&array, cluster, Duration::from_millis(300));
+    write(&disk).unwrap();
+    let before = commands(&array);
+    take_down(&array);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| write(&disk));
+        std::thread::sleep(Duration::from_millis(500)); // gone for a moment is what it shall be
+        array.state.is_down.store(false, Ordering::SeqCst);
+        waiting.join().unwrap().unwrap();
+    });
+    assert_eq!(commands(&array), before + 1, "it was carried out once");
+    take_down(&array);
+    let began = Instant::now();
+    assert_eq!(write(&disk).map(drop), Err(DeviceFault::Failed));
+    assert!(began.elapsed() < PATIENCE, "it waited for too long");
+}
+
+/// A device by two paths, of which the second serves; found by asking at the first.
+fn by_two_paths(cluster: ClusterId) -> ([Array; 2], RemoteDisk) {
+    let nodes = Array::pair();
+    let portals = [nodes[0].address, nodes[1].address];
+    nodes[0].publish(cluster, AnaState::Inaccessible, &portals);
+    nodes[1].publish(cluster, AnaState::Optimized, &portals);
+    let disk = connect(&nodes[0], cluster, QUIET);
+    (nodes, disk)
+}
+
+#[test]
+fn a_namespace_is_followed_to_the_path_that_serves_it() {
+    let cluster = ClusterId::generate();
+    let (nodes, disk) = by_two_paths(cluster);
+    let portals = [nodes[0].address, nodes[1].address];
+    for (old, new) in [(1, 0), (0, 1), (1, 0)] {
+        let before = [commands(&nodes[0]), commands(&nodes[1])];
+        write(&disk).unwrap();
+        assert_eq!(commands(&nodes[old]), before[old] + 1, "it is not where it is served");
+        nodes[old].publish(cluster, AnaState::Change, &portals);
+        nodes[new].publish(cluster, AnaState::Change, &portals);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| write(&disk));
+            std::thread::sleep(Duration::from_millis(200)); // in transition for a moment
+            nodes[old].publish(cluster, AnaState::Inaccessible, &portals);
+            nodes[new].publish(cluster, AnaState::Optimized, &portals);
+            waiting.join().unwrap().unwrap();
+        });
+        assert_eq!(commands(&nodes[new]), before[new] + 1, "it did not follow");
+    }
+}
+
+#[test]
+fn a_better_path_is_taken_and_a_worse_one_rather_than_none() {
+    let cluster = ClusterId::generate();
+    let (nodes, disk) = by_two_paths(cluster);
+    let portals = [nodes[0].address, nodes[1].address];
+    nodes[0].publish(cluster, AnaState::Optimized, &portals);
+    nodes[1].publish(cluster, AnaState::NonOptimized, &portals);
+    let deadline = Instant::now() + PATIENCE;
+    while commands(&nodes[0]) == 0 {
+        write(&disk).unwrap();
+        assert!(Instant::now() < deadline, "the better path is not taken");
+    }
+    nodes[0].publish(cluster, AnaState::Inaccessible, &portals);
+    let before = commands(&nodes[1]);
+    write(&disk).unwrap();
+    assert_eq!(commands(&nodes[1]), before + 1);
+}
+
+#[test]
+fn a_path_that_is_lost_between_writes_costs_no_order() {
+    let cluster = ClusterId::generate();
+    let (nodes, disk) = by_two_paths(cluster);
+    let portals = [nodes[0].address, nodes[1].address];
+    write(&disk).unwrap();
+    nodes[0].publish(cluster, AnaState::Optimized, &portals);
+    take_down(&nodes[1]);
+    write(&disk).unwrap();
+    assert_eq!(commands(&nodes[0]), 1);
 }
 
 #[test]
@@ -314,8 +461,7 @@ fn what_is_no_usable_namespace_is_refused() {
     // A host that the target does not admit.
     let error = refuse(&name(), ClusterId::generate());
     assert!(matches!(error, RemoteError::Closed(_)), "{error}");
-    let elsewhere = directory(cluster, 512, AnaState::Inaccessible);
-    array.state.target.publish(Arc::new(elsewhere));
+    array.publish(cluster, AnaState::Inaccessible, &[]);
     let error = refuse(&name(), cluster);
     assert!(matches!(error, RemoteError::Inaccessible(_)), "{error}");
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

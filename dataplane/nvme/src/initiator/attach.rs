@@ -15,11 +15,11 @@ use crate::little_endian::{array_at, text_of, u16_at, u32_at, u64_at};
 use crate::{AnaState, HOST_TRANSFER_MAX, NAMESPACES_PER_HOST_MAX, Status, Tag};
 
 /// Between looks at CSTS.RDY.
-const READY_POLL: Duration = Duration::from_millis(50);
+pub(super) const READY_POLL: Duration = Duration::from_millis(50);
 const CONFIGURATION: u32 = 0x14;
 const STATUS: u32 = 0x1C;
 /// 4 KiB pages, 64-byte and 16-byte entries, enabled.
-const ENABLE_NVM: u32 = 0x0046_0001;
+pub(super) const ENABLE_NVM: u32 = 0x0046_0001;
 const ALL_COMMAND_SETS: u32 = 6 << 4;
 const LOG_CHANGED_NAMESPACES: u8 = 0x04;
 const LOG_ANA: u8 = 0x0C;
@@ -249,6 +249,13 @@ impl Attachment {
             }
             other => Some(other),
         }
+    }
+
+    /// Reads the access states again, as soon as nothing else is being read: for an owner whom a
+    /// command's path error told before any event did.
+    pub fn reread_access(&mut self, connection: &mut InitiatorConnection, now: Duration) {
+        self.reread_ana |= self.facts.reports_ana;
+        self.catch_up(connection, now);
     }
 
     /// Lets time pass.

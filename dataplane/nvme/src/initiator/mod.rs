@@ -3,7 +3,9 @@
 mod attach;
 mod command;
 mod connection;
+mod discovery;
 
 pub use attach::{Attachment, AttachmentError, AttachmentUpdate, ControllerFacts, RemoteNamespace};
 pub use command::{Command, Payload};
 pub use connection::{Closed, ConnectionOptions, InitiatorConnection, InitiatorEvent, SubmitError};
+pub use discovery::{DISCOVERY_RECORDS_MAX, DiscoveredKind, DiscoveredPortal, Discovery};

@@ -83,6 +83,11 @@ impl AdminState {
         self.keep_alive.or(self.idle).map(|time| self.last_command + time)
     }
 
+    /// A command came: the controller lives on.
+    pub(super) fn hear(&mut self, now: Duration) {
+        self.last_command = now;
+    }
+
     fn keep_alive_ms(&self) -> u32 {
         self.keep_alive.map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
     }
@@ -143,7 +148,7 @@ impl TargetConnection {
         let entry = self.slots.at(index).entry;
         let now = self.now;
         if let Some(admin) = &mut self.admin {
-            admin.last_command = now;
+            admin.hear(now);
         }
         if self.asks_volume(&entry) {
             // Surfaced by `next_request`.

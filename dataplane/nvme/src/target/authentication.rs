@@ -1,7 +1,7 @@
 //! Where authentication meets a connection: AUTH_Send, AUTH_Recv, and what may happen before it is
 //! done. A host with a secret must prove it on each connection, and may do so again at any time.
 
-use super::connection::TargetConnection;
+use super::connection::{Peer, TargetConnection};
 use super::io::Demand;
 use super::slots::Stage;
 use super::states::{Phase, Role};
@@ -64,10 +64,13 @@ impl TargetConnection {
 
     /// Puts up the gate if the directory names a secret of the host.
     pub(super) fn guard(&mut self, directory: &Directory, subsystem: &str, host: &str) {
-        if let Some(keys) = directory.keys(subsystem, host) {
-            let material = (self.target.config().seed, self.target.next_authentication());
-            let server = Server::new(keys.clone(), host, subsystem, material);
-            self.gate = Gate::Here(Box::new(server));
+        self.gate = match directory.keys(subsystem, host) {
+            Some(keys) => {
+                let material = (self.target.config().seed, self.target.next_authentication());
+                let server = Server::new(keys.clone(), host, subsystem, material);
+                Gate::Here(Box::new(server))
+            }
+            None => Gate::Open,
         }
     }
 
@@ -151,6 +154,21 @@ impl TargetConnection {
     }
 
     fn enter_life(&mut self, role: Role) {
+        if let Peer::Host { membership, .. } = &mut self.peer
+            && !membership.prove()
+        {
+            let host = membership.controller().association().host.clone();
+            self.target.note_refusal(|refusals| {
+                refusals.connects += 1;
+                refusals.last = Some(format!("{host}: as many connections as it may have"));
+            });
+            return self.close();
+        }
+        // Its keep-alive timer has run all the while that the proof was judged.
+        let now = self.now;
+        if let Some(admin) = &mut self.admin {
+            admin.hear(now);
+        }
         self.phase = Phase::Live(role);
         self.deadline = None;
     }

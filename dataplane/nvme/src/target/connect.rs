@@ -169,6 +169,7 @@ impl TargetConnection {
         let subsystem =
             directory.subsystem(request.subsystem).ok_or(Refusal::in_data(DATA_SUBSYSTEM))?;
         let view = subsystem.hosts.get(request.host).ok_or(Status::connect_invalid_host())?.clone();
+        self.guard(directory, request.subsystem, request.host);
         let controller = self.create_controller(request, ControllerKind::Io, view)?;
         let state = AdminState::new(
             ControllerKind::Io,
@@ -177,7 +178,6 @@ impl TargetConnection {
             &self.target.config().limits,
         );
         self.admin = Some(Box::new(state));
-        self.guard(directory, request.subsystem, request.host);
         self.go_live(Role::Admin);
         Ok(controller)
     }
@@ -216,7 +216,7 @@ impl TargetConnection {
         };
         let controller = self
             .target
-            .create_controller(kind, request.host, make)
+            .create_controller(kind, request.host, !self.is_guarded(), make)
             .ok_or(Status::connect_controller_busy())?;
         let id = controller.association().controller;
         let membership = Membership::of_admin(self.target.clone(), controller);
@@ -233,6 +233,7 @@ impl TargetConnection {
             .host_view(request.subsystem, request.host)
             .ok_or(Status::connect_invalid_host())?
             .clone();
+        self.guard(directory, request.subsystem, request.host);
         let join = JoinRequest {
             controller: request.controller,
             queue: request.queue,
@@ -240,6 +241,7 @@ impl TargetConnection {
             subsystem: request.subsystem,
             host: request.host,
             host_id: request.host_id,
+            is_proven: !self.is_guarded(),
         };
         let membership = Membership::join(&self.target, &join).map_err(|error| match error {
             JoinError::ControllerId => Refusal::in_data(DATA_CONTROLLER),
@@ -249,7 +251,6 @@ impl TargetConnection {
             JoinError::Refused(status) => status.into(),
         })?;
         self.peer = Peer::Host { membership, view };
-        self.guard(directory, request.subsystem, request.host);
         self.go_live(Role::Io);
         Ok(request.controller)
     }

@@ -32,6 +32,8 @@ pub(crate) struct Controller {
     queues: AtomicU64,
     /// Connections that belong to it; changed under the target's controller lock.
     members: AtomicUsize,
+    /// Among those of its host; changed under the target's controller lock.
+    counted: AtomicBool,
     /// A connection went away while the volume layer still held requests of it.
     abandoned: AtomicBool,
     has_notices: AtomicBool,
@@ -58,6 +60,7 @@ impl Controller {
             io_queues_granted: AtomicU16::new(0),
             queues: AtomicU64::new(1),
             members: AtomicUsize::new(1),
+            counted: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             has_notices: AtomicBool::new(false),
             notices: Mutex::default(),
@@ -86,6 +89,15 @@ impl Controller {
             return VecDeque::new();
         }
         std::mem::take(&mut *lock(&self.notices))
+    }
+
+    /// It counts among the controllers of its host. Under the target's controller lock.
+    pub(super) fn count(&self) {
+        self.counted.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_counted(&self) -> bool {
+        self.counted.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -125,6 +137,8 @@ pub(crate) struct Membership {
     target: Arc<Target>,
     controller: Arc<Controller>,
     queue: u16,
+    /// Whether the queue identifier is its own; not yet while its host has to prove itself.
+    holds_queue: bool,
     session: u64,
     /// Requests in the hands of the volume layer.
     pub(crate) surfaced: usize,
@@ -133,7 +147,7 @@ pub(crate) struct Membership {
 impl Membership {
     /// The admin queue's membership of the controller that its Connect made.
     pub(crate) fn of_admin(target: Arc<Target>, controller: Arc<Controller>) -> Self {
-        Membership { target, controller, queue: 0, session: 0, surfaced: 0 }
+        Membership { target, controller, queue: 0, holds_queue: true, session: 0, surfaced: 0 }
     }
 
     /// An I/O queue joins controller `id`.
@@ -168,11 +182,27 @@ impl Membership {
         if controller.queues.load(Ordering::Acquire) & bit != 0 {
             return Err(JoinError::QueueId);
         }
-        controller.queues.fetch_or(bit, Ordering::AcqRel);
+        if request.is_proven {
+            controller.queues.fetch_or(bit, Ordering::AcqRel);
+        }
         controller.members.fetch_add(1, Ordering::AcqRel);
         let session = controller.session.load(Ordering::Acquire);
         let (target, controller) = (target.clone(), controller.clone());
-        Ok(Membership { target, controller, queue: request.queue, session, surfaced: 0 })
+        let (queue, holds_queue) = (request.queue, request.is_proven);
+        Ok(Membership { target, controller, queue, holds_queue, session, surfaced: 0 })
+    }
+
+    /// Its host has proven itself; whether it may stay: a host has so many controllers, and a controller
+    /// each queue once.
+    pub(crate) fn prove(&mut self) -> bool {
+        if self.is_admin() {
+            return self.target.count_controller(&self.controller);
+        }
+        if !self.holds_queue {
+            let bit = 1 << self.queue;
+            self.holds_queue = self.controller.queues.fetch_or(bit, Ordering::AcqRel) & bit == 0;
+        }
+        self.holds_queue
     }
 
     pub(crate) fn controller(&self) -> &Arc<Controller> {
@@ -201,7 +231,9 @@ impl Drop for Membership {
             self.target.raise_attention();
         }
         let mut controllers = lock(&self.target.controllers);
-        self.controller.queues.fetch_and(!(1 << self.queue), Ordering::AcqRel);
+        if self.holds_queue {
+            self.controller.queues.fetch_and(!(1 << self.queue), Ordering::AcqRel);
+        }
         let was_last = self.controller.members.fetch_sub(1, Ordering::AcqRel) == 1;
         if was_last && !self.controller.abandoned.load(Ordering::Acquire) {
             controllers.forget(&self.controller);
@@ -217,6 +249,8 @@ pub(crate) struct JoinRequest<'a> {
     pub(crate) subsystem: &'a str,
     pub(crate) host: &'a str,
     pub(crate) host_id: [u8; 16],
+    /// Whether it is known that it is this host.
+    pub(crate) is_proven: bool,
 }
 
 /// Why an I/O queue may not join.

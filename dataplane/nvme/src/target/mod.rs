@@ -238,7 +238,8 @@ struct Controllers {
     discovery: HashMap<u16, Arc<Controller>>,
     next: u16,
     next_discovery: u16,
-    /// How many each host has, of each kind.
+    /// How many each host has, of each kind; without those whose host has yet to prove itself, as
+    /// anybody can say a name.
     of_host: HashMap<(ControllerKind, Arc<str>), u16>,
 }
 
@@ -250,7 +251,9 @@ impl Controllers {
             ControllerKind::Discovery => self.discovery.remove(&id),
         };
         let key = (controller.kind(), Arc::from(controller.association().host.as_str()));
-        if let Some(count) = self.of_host.get_mut(&key) {
+        if controller.is_counted()
+            && let Some(count) = self.of_host.get_mut(&key)
+        {
             *count -= 1;
             if *count == 0 {
                 self.of_host.remove(&key);
@@ -407,11 +410,13 @@ impl Target {
     }
 
     /// Registers a controller of `host` under a free identifier; `None` when all are taken, or the host
-    /// has as many as one may.
+    /// has as many as one may. `is_proven`: it is known that it is this host; otherwise
+    /// [`Self::count_controller`] is to follow.
     fn create_controller(
         &self,
         kind: ControllerKind,
         host: &str,
+        is_proven: bool,
         make: impl FnOnce(u16) -> Controller,
     ) -> Option<Arc<Controller>> {
         let mut controllers = lock(&self.controllers);
@@ -425,15 +430,35 @@ impl Target {
             ControllerKind::Discovery => (DISCOVERY_IDS, discovery, next_discovery),
         };
         let is_full = kind == ControllerKind::Discovery && known.len() >= DISCOVERY_CONTROLLERS_MAX;
-        if has >= self.config.limits.controllers_per_host_max || is_full {
+        let has_all = is_proven && has >= self.config.limits.controllers_per_host_max;
+        if has_all || is_full {
             return None;
         }
         let id = free_id(known, (low, high), *next)?;
         *next = if id == high { low } else { id + 1 };
         let controller = Arc::new(make(id));
         known.insert(id, controller.clone());
-        of_host.insert(key, has + 1);
+        if is_proven {
+            controller.count();
+            of_host.insert(key, has + 1);
+        }
         Some(controller)
+    }
+
+    /// The host of a controller has proven itself; whether it may have one more.
+    fn count_controller(&self, controller: &Controller) -> bool {
+        let mut controllers = lock(&self.controllers);
+        if controller.is_counted() {
+            return true;
+        }
+        let key = (controller.kind(), Arc::from(controller.association().host.as_str()));
+        let count = controllers.of_host.entry(key).or_insert(0);
+        if *count >= self.config.limits.controllers_per_host_max {
+            return false;
+        }
+        *count += 1;
+        controller.count();
+        true
     }
 }
 

@@ -119,6 +119,71 @@ fn an_io_queue_without_proof_reads_nothing() {
     assert!(wire.target.next_request().is_none() && disk.seen.is_empty());
 }
 
+/// A host's name is no secret.
+#[test]
+fn who_only_says_a_hosts_name_keeps_that_host_neither_out_nor_from_its_queues() {
+    let keys = keys(FIRST, None);
+    let target = guarded(keys.clone());
+    let mut disk = Disk::new();
+    let per_host = TargetLimits::default().controllers_per_host_max;
+    let _strangers: Vec<Wire> = (0..=per_host)
+        .map(|_| {
+            let mut wire = admin(&target, None);
+            wire.run(&mut disk);
+            wire
+        })
+        .collect();
+    assert_eq!(target.associations().len(), usize::from(per_host) + 1);
+    let options = ConnectionOptions { credentials: credentials(keys, 3), ..options(SUBSYSTEM) };
+    let mut controller = enabled_controller(&target, &mut disk, options.clone());
+    controller.admin.ask(&mut disk, Command::set_feature(7, 0x0003_0003)).succeeded();
+    let io = |options| {
+        let io = InitiatorConnection::connect_io(options, controller.id, 1, 8192, Duration::ZERO);
+        Wire::new(&target, io, Duration::ZERO)
+    };
+    let mut thief = io(ConnectionOptions { credentials: None, ..options.clone() });
+    thief.run(&mut disk);
+    let mut own = io(options.clone());
+    assert_eq!(own.connected(&mut disk), controller.id);
+    own.ask(&mut disk, Command::write(1, 0, 1, pattern(512, 1), false)).succeeded();
+    // Once it is proven the queue is taken, and stays so when the thief goes away.
+    thief.target.disconnected();
+    drop(thief);
+    let mut second = io(options.clone());
+    second.run(&mut disk);
+    assert!(matches!(second.closed(), Closed::Refused { .. }), "each queue once");
+    // The host's own number is bounded as ever.
+    let mut rest: Vec<Controller> = (1..per_host)
+        .map(|_| enabled_controller(&target, &mut disk, options.clone()))
+        .collect();
+    let mut beyond = admin(&target, options.credentials.clone());
+    beyond.run(&mut disk);
+    assert!(beyond.target.is_closing());
+    rest.pop();
+    enabled_controller(&target, &mut disk, options);
+}
+
+#[test]
+fn keep_alive_counts_from_when_a_host_is_in() {
+    let keys = keys(FIRST, None);
+    let target = guarded(keys.clone());
+    let mut wire = admin(&target, credentials(keys, 1));
+    let request = loop {
+        assert!(wire.exchange(), "a proof is surfaced before all is quiet");
+        if let Some(request) = wire.target.next_request() {
+            break request;
+        }
+    };
+    let Operation::Authenticate(proof) = request.operation else { panic!("a proof is first") };
+    let judged = Duration::from_secs(9);
+    wire.target.tick(judged);
+    wire.target.complete(request.tag, proof.perform());
+    wire.run(&mut Disk::new());
+    let due = wire.target.next_deadline().expect("it is watched");
+    assert!(due > judged, "due {due:?}");
+    assert!(!wire.target.is_closing());
+}
+
 #[test]
 fn a_host_that_never_proves_anything_is_dropped_in_time() {
     let target = guarded(keys(FIRST, None));

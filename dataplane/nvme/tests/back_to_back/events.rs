@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -335,4 +336,62 @@ fn an_attachment_copes_with_many_namespaces() {
         matches!(&updates[1], AttachmentUpdate::Namespaces(found) if found.len() == 1024),
         "{updates:?}"
     );
+}
+
+/// The discovery service as an initiator reads it, with news in between at the `change_at`th look.
+fn discovered(
+    target: &Arc<Target>,
+    change_at: usize,
+    change: Arc<Directory>,
+) -> Vec<DiscoveredPortal> {
+    let host = InitiatorConnection::connect_admin(options(DISCOVERY_NQN), Duration::ZERO);
+    let (mut wire, mut disk) = (Wire::new(target, host, Duration::ZERO), Disk::new());
+    let mut discovery = Discovery::new();
+    for look in 0..200 {
+        wire.run(&mut disk);
+        if look == change_at {
+            target.publish(change.clone());
+            wire.target.tick(Duration::ZERO);
+        }
+        let Some(event) = wire.host.next_event() else { break };
+        discovery.handle(&mut wire.host, event, Duration::ZERO);
+    }
+    discovery.outcome().expect("it came to an end").expect("it could be read")
+}
+
+/// What the host finds by so many portals.
+fn portals(count: u16) -> Arc<Directory> {
+    let view = Arc::new(HostView::new(vec![namespace(1)]).expect("sound"));
+    let hosts = BTreeMap::from([(HOST.to_owned(), view)]);
+    let subsystem = Subsystem { serial: "S".to_owned(), hosts, keys: BTreeMap::new() };
+    let entry = |id| PortalEntry { id, address: [192, 0, 2, 1].into(), port: 4000 + id };
+    let subsystems = BTreeMap::from([(SUBSYSTEM.to_owned(), subsystem)]);
+    Arc::new(Directory::new(subsystems, (1..=count).map(entry).collect()).expect("sound"))
+}
+
+#[test]
+fn an_initiator_finds_every_portal_of_the_subsystem() {
+    let target = target();
+    target.publish(portals(11));
+    let found = discovered(&target, usize::MAX, portals(11));
+    assert_eq!(found.len(), 11, "the service itself is none: {found:?}");
+    assert!(
+        found
+            .iter()
+            .all(|one| { one.subsystem == SUBSYSTEM && one.kind == DiscoveredKind::Subsystem })
+    );
+    let ports: Vec<u16> = found.iter().map(|one| one.address.port()).collect();
+    assert_eq!(ports, (4001..=4011).collect::<Vec<u16>>());
+}
+
+#[test]
+fn a_discovery_log_that_changes_while_it_is_read_is_read_anew() {
+    for change_at in 0..8 {
+        let target = target();
+        target.publish(portals(11));
+        let found = discovered(&target, change_at, portals(3));
+        assert!([3, 11].contains(&found.len()), "a mixture: {found:?}");
+        let ends: Vec<u16> = found.iter().map(|one| one.address.port()).collect();
+        assert_eq!(ends, (4001..4001 + found.len() as u16).collect::<Vec<u16>>(), "{change_at}");
+    }
 }
