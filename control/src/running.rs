@@ -25,7 +25,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use voute_events::note::verifier_text;
-use voute_events::{AnyLog, EmbeddedLog, Exchange, JetStreamLog, JetStreamOptions, Log, Signer};
+use voute_events::{
+    AnyLog, EmbeddedLog, Exchange, JetStreamLog, JetStreamOptions, Log, Safety, Signer,
+};
 use voute_schemas::commit::Origin;
 use voute_schemas::times::Times;
 use voute_schemas::{ClusterId, Command, Name, Sequence, contract};
@@ -284,11 +286,13 @@ pub async fn run_on<L: Log>(
         sharing: Arc::clone(&sharing),
         times: config.times,
         audits: Arc::default(),
-        unsafe_because: watch::Sender::new(Vec::new()),
+        safety: watch::Sender::default(),
         watches: watch::Sender::new(false),
         stopping: stopping.clone(),
     };
-    check_safety(&app, watched.as_ref()).await;
+    if let Some(AnyLog::JetStream(log)) = &watched {
+        take_safety(&app, log.safety().clone());
+    }
     let server = tokio::spawn(serve(listener, app.clone(), stopping.clone()));
     let watching = tokio::spawn(watcher::run(app.clone(), exchange.clone(), stopping.clone()));
     let safety = tokio::spawn(keep_checking_safety(app.clone(), watched, stopping.clone()));
@@ -403,15 +407,17 @@ fn load(projection: &Projection) -> Result<Snapshot, StartError> {
 }
 
 /// Without a log that flushes before it acknowledges, nothing fails over by itself.
-async fn check_safety(app: &App, log: Option<&AnyLog>) {
-    let reasons = match log {
-        Some(AnyLog::JetStream(log)) => log.check_safety().await.reasons,
-        Some(AnyLog::Embedded(_)) | None => Vec::new(),
-    };
-    if !reasons.is_empty() {
-        tracing::warn!(?reasons, "automatic failover is not armed");
+fn take_safety(app: &App, safety: Safety) {
+    let before = app.safety.send_replace(safety.clone());
+    if before == safety {
+        return;
     }
-    app.unsafe_because.send_replace(reasons);
+    let Safety { reasons, unasked } = &safety;
+    if safety.is_armed() {
+        tracing::info!(?unasked, "the log is safe enough to fail over on");
+    } else {
+        tracing::warn!(?reasons, ?unasked, "automatic failover is not armed");
+    }
 }
 
 /// Puts it into the log that this site's register was lost and began anew; asked again until the log
@@ -436,9 +442,9 @@ async fn record_reseeding(service: service::Service, name: String) {
 }
 
 async fn keep_checking_safety(app: App, log: Option<AnyLog>, mut stop: watch::Receiver<bool>) {
-    let Some(log @ AnyLog::JetStream(_)) = log else { return };
+    let Some(AnyLog::JetStream(log)) = log else { return };
     while tokio::time::timeout(SAFETY_INTERVAL, stop.wait_for(|stop| *stop)).await.is_err() {
-        check_safety(&app, Some(&log)).await;
+        take_safety(&app, log.check_safety().await);
     }
 }
 

@@ -25,7 +25,7 @@ pub use any::AnyLog;
 pub use checkpoint::{Signer, VerifiedCheckpoint, verify, verify_commit};
 pub use embedded::EmbeddedLog;
 pub use exchange::{Exchange, Topic};
-pub use jetstream::{JetStreamLog, JetStreamOptions};
+pub use jetstream::{JetStreamLog, JetStreamOptions, Safety};
 pub use merkle::MerkleTree;
 pub use reader::VerifiedReader;
 pub use register::SignedRegister;

@@ -134,6 +134,7 @@ mod tests {
             now: Duration::ZERO,
             silence: Duration::from_secs(2),
             unsafe_because: &["it does not flush before it acknowledges".to_owned()],
+            unasked: &["a server that is lost says nothing against failing over".to_owned()],
             log_trouble: Some("it does not answer".to_owned()),
         };
         let causes = sight.not_armed_because(GroupId::generate(), &group);

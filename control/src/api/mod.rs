@@ -35,6 +35,7 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::HttpMethod::{Delete, Post, Put};
 use views::Sight;
 use voute_schemas::event::Role::{Administrator, Auditor, Operator, Viewer};
+use voute_events::Safety;
 use voute_schemas::times::Times;
 
 /// Media type of OpenMetrics text.
@@ -51,8 +52,8 @@ pub(crate) struct App {
     pub(crate) sharing: Arc<Sharing>,
     pub(crate) times: Times,
     pub(crate) audits: Arc<audit::Audits>,
-    /// Why the log is not safe enough for groups to move by themselves; empty if it is.
-    pub(crate) unsafe_because: tokio::sync::watch::Sender<Vec<String>>,
+    /// Whether the log is safe enough for groups to move by themselves, as far as this process knows.
+    pub(crate) safety: tokio::sync::watch::Sender<Safety>,
     /// Whether this process watches the sites.
     pub(crate) watches: tokio::sync::watch::Sender<bool>,
     /// Turns true when this process ends.
@@ -65,14 +66,15 @@ impl App {
         let state = self.service.state();
         let nodes = self.observed.nodes();
         let silence = std::time::Duration::from_millis(self.times.node_silence_ms);
-        let unsafe_because = self.unsafe_because.borrow();
+        let safety = self.safety.borrow().clone();
         let condition = self.service.condition().borrow().clone();
         view(&Sight {
             state: &state,
             nodes: &nodes,
             now: self.observed.now(),
             silence,
-            unsafe_because: &unsafe_because,
+            unsafe_because: &safety.reasons,
+            unasked: &safety.unasked,
             log_trouble: condition.trouble().cloned(),
         })
     }

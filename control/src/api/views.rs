@@ -17,6 +17,8 @@ pub(crate) struct Sight<'a> {
     pub(crate) silence: Duration,
     /// Why the log is not safe enough for groups to move by themselves.
     pub(crate) unsafe_because: &'a [String],
+    /// Servers of the log that cannot be asked whether it is.
+    pub(crate) unasked: &'a [String],
     /// Why nothing can be committed now.
     pub(crate) log_trouble: Option<String>,
 }
@@ -278,7 +280,7 @@ impl Sight<'_> {
 
     /// What an operator should look at, most urgent first.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let mut problems = self.unsafe_because.to_vec();
+        let mut problems = [self.unsafe_because, self.unasked].concat();
         for (id, site) in self.state.sites() {
             if site.condition != SiteCondition::Normal {
                 problems

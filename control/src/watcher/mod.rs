@@ -487,7 +487,7 @@ pub(crate) fn milliseconds(duration: Duration) -> u64 {
 
 /// Watches until told to stop, whenever this process holds the lease.
 pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<bool>) {
-    let App { service, observed, unsafe_because, .. } = &app;
+    let App { service, observed, safety, .. } = &app;
     let mut watcher = Watcher::new(app.times);
     let mut head = service.head();
     let mut claims = exchange.listen(Topic::Watch);
@@ -514,7 +514,7 @@ pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<
             tracing::info!(watches, "the watch over the sites");
             app.watches.send_replace(watches);
         }
-        watcher.may_act = unsafe_because.borrow().is_empty();
+        watcher.may_act = safety.borrow().is_armed();
         for FailoverCommitted { sequence, events, took } in service.take_unmeasured() {
             watcher.committed(&events, sequence, took, observed.now());
         }

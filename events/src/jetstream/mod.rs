@@ -52,6 +52,7 @@ struct Shared {
     watch: watch::Watch,
     monitoring: Vec<String>,
     replicas: usize,
+    known: Mutex<safety::Known>,
     safety: Safety,
 }
 
@@ -65,7 +66,9 @@ impl JetStreamLog {
         let context = async_nats::jetstream::new(client.clone());
         let subject = settings::subject_of(&options.stream);
         let state = settings::prepare(&context, &options).await?;
-        let safety = safety::check(&options.monitoring, options.replicas).await;
+        let answers = safety::ask_all(&options.monitoring).await;
+        let mut known = safety::Known::default();
+        let safety = known.judge(answers, options.replicas);
         let watch = watch::Watch::start(context, options.stream.clone(), state.last_sequence);
         let shared = Shared {
             client,
@@ -75,6 +78,7 @@ impl JetStreamLog {
             watch,
             monitoring: options.monitoring,
             replicas: options.replicas,
+            known: Mutex::new(known),
             safety,
         };
         Ok(JetStreamLog { shared: Arc::new(shared) })
@@ -92,9 +96,15 @@ impl JetStreamLog {
         &self.shared.safety
     }
 
-    /// Asks the servers again what [`JetStreamLog::safety`] tells.
+    /// Asks the servers again what [`JetStreamLog::safety`] tells; of one that cannot be asked now,
+    /// what it said last holds.
+    ///
+    /// # Panics
+    /// Never: nobody panics holding what the servers said.
     pub async fn check_safety(&self) -> Safety {
-        safety::check(&self.shared.monitoring, self.shared.replicas).await
+        let answers = safety::ask_all(&self.shared.monitoring).await;
+        let mut known = self.shared.known.lock().expect("no holder panics");
+        known.judge(answers, self.shared.replicas)
     }
 }
 

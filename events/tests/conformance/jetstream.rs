@@ -315,6 +315,21 @@ async fn only_servers_that_flush_before_they_acknowledge_arm_failover() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_lost_with_its_site_leaves_failover_armed() {
+    let _turn = one_at_a_time().await;
+    let Some(mut rig) = ServerRig::start(3).await else { return };
+    let log = rig.fresh().await;
+    assert!(log.safety().is_armed(), "{:?}", log.safety());
+    rig.servers.kill(0);
+    let safety = log.check_safety().await;
+    assert!(safety.is_armed() && safety.unasked.len() == 1, "{safety:?}");
+    // Nor is it needed by a process that starts after the loss.
+    let options = JetStreamOptions { create: false, ..rig.options() };
+    let safety = JetStreamLog::open(options).await.unwrap().safety().clone();
+    assert!(safety.is_armed() && safety.unasked.len() == 1, "{safety:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_hear_each_other_beside_the_log_and_not_themselves() {
     let _turn = one_at_a_time().await;
     let Some(mut rig) = ServerRig::start(1).await else { return };
