@@ -107,12 +107,12 @@ pub(crate) fn is_passing(errno: i32) -> bool {
 }
 
 /// What a failed read means: the block layer's codes for blocks that cannot be read stay apart from
-/// those of a device that is gone.
+/// those of a device that is gone. `EIO` may be either: Linux gives it for a bad sector that a file
+/// system lies over, and for a device without a path, a dead controller or an aborted file system.
 pub(crate) fn read_fault(errno: i32) -> DeviceFault {
     match errno {
-        libc::EIO | libc::EBADMSG | libc::ENODATA | libc::EILSEQ | libc::EUCLEAN => {
-            DeviceFault::Medium
-        }
+        libc::EBADMSG | libc::ENODATA | libc::EILSEQ | libc::EUCLEAN => DeviceFault::Medium,
+        libc::EIO => DeviceFault::Unclear,
         _ => DeviceFault::Failed,
     }
 }
@@ -122,5 +122,21 @@ pub(crate) fn write_fault(errno: i32) -> DeviceFault {
     match errno {
         libc::ENOSPC | libc::EDQUOT => DeviceFault::NoSpace,
         _ => DeviceFault::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_output_error_says_nothing_about_the_medium() {
+        assert_eq!(read_fault(libc::EIO), DeviceFault::Unclear);
+        for errno in [libc::ENODATA, libc::EILSEQ, libc::EBADMSG, libc::EUCLEAN] {
+            assert_eq!(read_fault(errno), DeviceFault::Medium);
+        }
+        for errno in [libc::ENXIO, libc::ENODEV, libc::ETIMEDOUT, libc::ENOLINK] {
+            assert_eq!(read_fault(errno), DeviceFault::Failed);
+        }
     }
 }

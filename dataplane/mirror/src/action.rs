@@ -246,6 +246,9 @@ pub enum DeviceFault {
     /// These blocks cannot be read; others may be.
     #[error("the device cannot read these blocks")]
     Medium,
+    /// A read failed, and the device does not say whether these blocks are bad or it works no more.
+    #[error("the device answered a read with an I/O error")]
+    Unclear,
     /// The device does not work.
     #[error("the device failed")]
     Failed,

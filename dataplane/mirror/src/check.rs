@@ -288,12 +288,15 @@ impl Owner {
         }
         match (job.step, result) {
             (Step::Reading, Ok(data)) => job.own = Some(data),
-            (Step::Reading, Err(LegFault::Medium)) => job.own = Some(None),
+            (Step::Reading, Err(LegFault::Medium(_))) => job.own = Some(None),
             (Step::Mending, Ok(_)) => return self.checked(keeper, context),
             (
                 _,
                 Err(
-                    LegFault::Failed | LegFault::ContentLost | LegFault::Unknown | LegFault::Medium,
+                    LegFault::Failed
+                    | LegFault::ContentLost
+                    | LegFault::Unknown
+                    | LegFault::Medium(_),
                 ),
             ) => {
                 job.step = Step::Again;

@@ -8,12 +8,13 @@
 //! Claiming ──► Reading ──────────► Writing ─────────► next piece, or done
 //!                 │ medium error: smaller pieces, down to a block; then
 //!                 ├─ settling: Fetching ──► Mending (the peer's block, which is as good) ──► next piece
+//!                 ├─ resync, an error that says nothing of the blocks: Proving, read again, Proving; then
 //!                 └─ resync, or the peer cannot either: Losing (no copy is left) ──────────► next piece
 //! ```
 
 use crate::check::CHECK_CLAIM;
 use crate::claims::Claim;
-use crate::keeper::{Client, Keeper, LegFault, LegOperation};
+use crate::keeper::{Client, Keeper, LegFault, LegOperation, Why};
 use crate::link::{Bar, Control, ControlReply, LinkRefusal, LinkReply, LinkRequest};
 use crate::out::LinkClient;
 use crate::owner::{Context, LinkPurpose, Owner, OwnerCall, to_ms};
@@ -31,6 +32,9 @@ const WINDOW_BUSY: usize = 1;
 /// How long, and how often, blocks that the only copy cannot read are tried again.
 const BAD_PATIENCE_MS: u64 = 10_000;
 const BAD_RETRY_MS: u64 = 1_000;
+/// Most that one resync gives up, bytes: what wears out on a device, not what a device without a
+/// path cannot read.
+const LOST_BYTES_MAX: u64 = 1 << 20;
 /// How long a resync that cannot succeed is left alone.
 const HOPELESS_RETRY_MS: u64 = 30_000;
 /// Marks the claim of a copy among those of works.
@@ -59,6 +63,8 @@ enum Step {
     Fetching,
     /// That goes to the own leg. The claim is kept until it is there, whatever happens meanwhile.
     Mending,
+    /// The own leg's header is read, to learn whether its device reads anything.
+    Proving,
     /// The peer notes that it does not have these blocks.
     Losing,
 }
@@ -72,6 +78,8 @@ pub(crate) struct Job {
     /// How much of it is done, and how much is read at a time, bytes.
     done: u64,
     piece: u64,
+    /// How often the device read its header since it began to fail at this piece.
+    proofs: u8,
     /// Nobody waits for it any more.
     is_orphan: bool,
     /// When it was sent to the peer.
@@ -101,7 +109,7 @@ impl Job {
     fn is_at_peer(&self) -> bool {
         match self.step {
             Step::Writing | Step::Fetching | Step::Losing => true,
-            Step::Claiming | Step::Reading | Step::Again | Step::Mending => false,
+            Step::Claiming | Step::Reading | Step::Again | Step::Mending | Step::Proving => false,
         }
     }
 }
@@ -247,6 +255,7 @@ impl Owner {
                 length,
                 done: 0,
                 piece: length,
+                proofs: 0,
                 is_orphan: false,
                 sent: context.now,
             });
@@ -342,13 +351,19 @@ impl Owner {
         if job.step == Step::Mending {
             return self.mended(key, result.map(drop), keeper, context);
         }
+        if job.step == Step::Proving {
+            return self.proved(key, result.is_ok(), keeper, context);
+        }
         if job.step != Step::Reading {
             return;
         }
         match result {
-            Ok(data) => self.send_copy(key, data, context),
+            Ok(data) => {
+                job.proofs = 0;
+                self.send_copy(key, data, context);
+            }
             Err(LegFault::Stale | LegFault::NotYet | LegFault::Invalid) => job.step = Step::Again,
-            Err(LegFault::Medium) => self.piece_is_unreadable(key, keeper, context),
+            Err(LegFault::Medium(why)) => self.piece_is_unreadable(key, why, keeper, context),
             Err(LegFault::Failed | LegFault::ContentLost | LegFault::Unknown) => {
                 job.step = Step::Again;
                 if self.peer.as_ref().is_some_and(|peer| peer.is_in_sync()) {
@@ -363,7 +378,13 @@ impl Owner {
     /// The own leg cannot read a piece: smaller ones are tried, so that only the blocks that are bad
     /// are taken for bad. One block is asked of a peer that is in sync, which has as good a one; any
     /// other peer is to note that there is no such block any more.
-    fn piece_is_unreadable(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+    fn piece_is_unreadable(
+        &mut self,
+        key: u64,
+        why: Why,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
         let in_sync = self.peer.as_ref().is_some_and(|peer| peer.is_in_sync());
         let Some((volume, _, length)) = self.piece(key) else { return };
         let block = u64::from(self.volumes[volume].spec.block_bytes);
@@ -376,13 +397,53 @@ impl Owner {
             if patient {
                 return self.put_off(key, keeper, context);
             }
-            return self.ask_peer(key, Step::Losing, context);
+            return match why {
+                Why::Bad => self.lose_piece(key, context),
+                Why::Unclear => self.prove(key, keeper, context),
+            };
         }
         job.piece = smaller_piece(length, block);
         match self.bar {
             Some(bar) => self.read_piece(key, bar, keeper, context),
             None => job.step = Step::Again,
         }
+    }
+
+    /// Whether a block is bad is believed of a device only that reads its header before and after it
+    /// fails at the block: one without a path fails at everything, and then has everything again.
+    fn prove(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(job) = self.copies.get_mut(key) else { return };
+        job.step = Step::Proving;
+        let volume = self.volumes[job.volume].spec.number;
+        let client = Client::Owner(self.life, OwnerCall::Copy(key));
+        keeper.probe(volume, client, context.out);
+    }
+
+    fn proved(&mut self, key: u64, reads: bool, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(job) = self.copies.get_mut(key) else { return };
+        if !reads {
+            return self.put_off(key, keeper, context);
+        }
+        job.proofs += 1;
+        if job.proofs == 1 {
+            match self.bar {
+                Some(bar) => self.read_piece(key, bar, keeper, context),
+                None => job.step = Step::Again,
+            }
+            return;
+        }
+        job.proofs = 0;
+        self.lose_piece(key, context);
+    }
+
+    /// No copy of a block is left: the peer is to note that.
+    fn lose_piece(&mut self, key: u64, context: &mut Context<'_>) {
+        let Some((_, _, length)) = self.piece(key) else { return };
+        let lost_bytes = self.copier.as_ref().map_or(0, |copier| copier.lost_bytes);
+        if lost_bytes + length > LOST_BYTES_MAX {
+            return self.too_much_is_lost(context);
+        }
+        self.ask_peer(key, Step::Losing, context);
     }
 
     /// The region is copied again later, from its beginning.
@@ -440,7 +501,7 @@ impl Owner {
             Err(LegFault::Stale | LegFault::NotYet | LegFault::Invalid | LegFault::Unknown) => {
                 job.step = Step::Again;
             }
-            Err(LegFault::Medium | LegFault::Failed | LegFault::ContentLost) => {
+            Err(LegFault::Medium(_) | LegFault::Failed | LegFault::ContentLost) => {
                 job.step = Step::Again;
                 self.give_up("its leg cannot be written", context);
             }
@@ -549,7 +610,8 @@ impl Owner {
         );
     }
 
-    /// More blocks are lost than a leg can note: the peer cannot be made whole. It is tried again
+    /// More blocks are lost than a leg can note or a resync may give up: the peer cannot be made
+    /// whole. It is tried again
     /// after a while, for blocks may be written meanwhile, or read after all.
     fn too_much_is_lost(&mut self, context: &mut Context<'_>) {
         self.abort_resync(context);

@@ -407,7 +407,7 @@ fn refusal(fault: LegFault) -> LinkRefusal {
         LegFault::NotYet => LinkRefusal::NotYet,
         LegFault::ContentLost => LinkRefusal::ContentLost,
         LegFault::Failed => LinkRefusal::Failed,
-        LegFault::Medium => LinkRefusal::Medium,
+        LegFault::Medium(_) => LinkRefusal::Medium,
         LegFault::Unknown => LinkRefusal::Unknown,
         LegFault::Invalid => LinkRefusal::Invalid,
     }

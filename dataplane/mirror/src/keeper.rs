@@ -21,7 +21,7 @@ mod operation;
 mod token;
 
 use crate::action::{DeviceFault, DeviceKind, DeviceResult, IncomingTag, Payload};
-use crate::header::Header;
+use crate::header::{HEADER_AREA_BYTES, Header};
 use crate::link::{Bar, LegReport};
 use crate::map::{Bits, PAGE_BYTES, REGIONS_PER_PAGE};
 use crate::out::{DeviceClient, Out};
@@ -61,11 +61,20 @@ pub(crate) enum LegFault {
     /// Its device failed.
     Failed,
     /// These blocks cannot be read.
-    Medium,
+    Medium(Why),
     /// No such volume.
     Unknown,
     /// Too many requests, or out of range.
     Invalid,
+}
+
+/// Why blocks cannot be read. Who can get them from the other leg need not ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Why {
+    /// The device says that they are bad.
+    Bad,
+    /// The device says that the read failed, and no more: it may read nothing at all for a while.
+    Unclear,
 }
 
 /// What a keeper tells its group.
@@ -90,6 +99,7 @@ pub(crate) enum DevicePurpose {
     Header { leg: usize },
     Page { leg: usize, page: u64 },
     Prepare { leg: usize, region: u64 },
+    Probe { client: Client },
     Operation { key: u64 },
 }
 
@@ -323,6 +333,20 @@ impl Keeper {
         out.device(client, self.legs[leg].id, offset, kind);
     }
 
+    /// Reads the header of a volume's leg, to learn whether its device reads anything at all. One
+    /// [`KeeperEvent::Done`].
+    pub(crate) fn probe(&mut self, volume: u32, client: Client, out: &mut Out) {
+        let usable = self.usable();
+        match self.position(volume).ok_or(LegFault::Unknown).and_then(|leg| usable.map(|()| leg)) {
+            Ok(leg) => {
+                let length = u32::try_from(HEADER_AREA_BYTES).expect("two pages");
+                let kind = DeviceKind::Read { length };
+                self.device(leg, 0, kind, DevicePurpose::Probe { client }, out);
+            }
+            Err(fault) => self.events.push_back(KeeperEvent::Done(client, Err(fault))),
+        }
+    }
+
     /// Whether all legs can be used.
     pub(crate) fn usable(&self) -> Result<(), LegFault> {
         if self.legs.is_empty() {
@@ -403,7 +427,7 @@ impl Keeper {
             DevicePurpose::LoadPages { leg, first } => match result {
                 Ok(Some(bytes)) => self.pages_loaded(leg, first, &bytes, out),
                 // Unreadable pages count as all dirty and all written.
-                Err(DeviceFault::Medium) => {
+                Err(DeviceFault::Medium | DeviceFault::Unclear) => {
                     let count = (self.legs[leg].pages.len() as u64 - first)
                         .min((METADATA_CHUNK_BYTES / PAGE_BYTES / 2) as u64);
                     self.pages_loaded(leg, first, &vec![0; count as usize * 2 * PAGE_BYTES], out);
@@ -444,6 +468,10 @@ impl Keeper {
                 self.start_page(leg, page, out);
             }
             DevicePurpose::Prepare { leg, region } => self.region_zeroed(leg, region, &result, out),
+            DevicePurpose::Probe { client } => {
+                let result = result.map(|_| None).map_err(leg_fault);
+                self.events.push_back(KeeperEvent::Done(client, result));
+            }
             DevicePurpose::Operation { key } => self.operation_done(key, result, out),
         }
     }
@@ -536,7 +564,8 @@ impl Keeper {
 
 fn leg_fault(fault: DeviceFault) -> LegFault {
     match fault {
-        DeviceFault::Medium => LegFault::Medium,
+        DeviceFault::Medium => LegFault::Medium(Why::Bad),
+        DeviceFault::Unclear => LegFault::Medium(Why::Unclear),
         DeviceFault::Failed | DeviceFault::NoSpace => LegFault::Failed,
     }
 }

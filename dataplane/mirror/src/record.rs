@@ -202,7 +202,7 @@ impl Owner {
         let Some(put) = self.records.puts.iter_mut().find(|put| put.own == sent) else { return };
         put.own = if result.is_ok() { AtLeg::Done } else { AtLeg::Later };
         match result {
-            Err(LegFault::Failed | LegFault::ContentLost | LegFault::Medium) => {
+            Err(LegFault::Failed | LegFault::ContentLost | LegFault::Medium(_)) => {
                 self.give_up("its header cannot be written", context);
             }
             // The bar is about to be another.

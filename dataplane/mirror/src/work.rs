@@ -390,7 +390,7 @@ impl Owner {
                 self.complete_read(key, keeper, context);
             }
             Err(LegFault::Stale | LegFault::NotYet) => work.own = AtLeg::Needed,
-            Err(LegFault::Medium | LegFault::Failed | LegFault::ContentLost) => {
+            Err(LegFault::Medium(_) | LegFault::Failed | LegFault::ContentLost) => {
                 self.repair_read(key, keeper, context)
             }
             Err(LegFault::Unknown | LegFault::Invalid) => {
@@ -650,7 +650,7 @@ impl Owner {
                 work.own = AtLeg::Needed;
                 return;
             }
-            Err(LegFault::ContentLost | LegFault::Failed | LegFault::Medium) => {
+            Err(LegFault::ContentLost | LegFault::Failed | LegFault::Medium(_)) => {
                 work.own = AtLeg::Needed;
                 return self.own_write_failed(key, keeper, context);
             }

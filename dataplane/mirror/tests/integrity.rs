@@ -111,6 +111,50 @@ fn a_resync_from_a_leg_with_bad_blocks_ends_and_says_which_are_lost() {
 }
 
 #[test]
+fn a_source_that_reads_nothing_for_a_while_loses_nothing() {
+    let mut simulation = Simulation::new(18);
+    simulation.resync_from_a_leg_without_a_path(Duration::from_secs(30));
+    assert_eq!(simulation.log.lost, vec![], "blocks were given up that the source has");
+    assert!((0..simulation::BLOCKS).all(|block| simulation.is_readable(block)));
+    simulation.swap_owner();
+    assert!((0..simulation::BLOCKS).all(|block| simulation.is_readable(block)));
+    simulation.verify();
+}
+
+#[test]
+fn a_block_that_fails_while_the_device_reads_its_header_is_lost_whatever_the_error() {
+    let mut simulation = Simulation::new(19);
+    simulation.expects_medium_errors = true;
+    simulation.make_terse(0);
+    let took = simulation.resync_from_a_damaged_leg([17, 90].into_iter());
+    assert!(took < Duration::from_secs(20), "in sync only after {took:?}");
+    let mut lost = simulation.log.lost.clone();
+    lost.sort_by_key(|range| range.offset);
+    lost.dedup();
+    let block = |at: u64| BlockRange { offset: at * 4096, length: 4096 };
+    assert_eq!(lost, [block(17), block(90)]);
+}
+
+#[test]
+fn a_resync_gives_up_so_much_and_no_more() {
+    let mut simulation = Simulation::new(20);
+    simulation.expects_medium_errors = true;
+    simulation.grow(simulation::BLOCKS_MAX);
+    simulation.run_quietly(4_000);
+    // In one range, which a header would have room for.
+    let blocks = simulation.begin_resync_from_a_damaged_leg(0..300);
+    assert!(blocks * simulation::BLOCK > 1 << 20, "only {blocks} blocks were written");
+    simulation.run_quietly(60_000);
+    assert!(!simulation.log.both_in_sync(), "a leg that lacks so much counts as whole");
+    simulation.mend(0);
+    simulation.run_quietly(60_000);
+    assert!(simulation.log.both_in_sync(), "{:?}", simulation.log.describe());
+    simulation.swap_owner();
+    assert!((0..simulation::BLOCKS_MAX).all(|block| simulation.is_readable(block)));
+    simulation.verify();
+}
+
+#[test]
 fn a_comparison_that_loses_its_peer_waits_and_goes_on() {
     let mut simulation = Simulation::new(17);
     simulation.run_quietly(1_000);

@@ -473,8 +473,9 @@ fn length_of(kind: &DeviceKind) -> u64 {
 fn worse(one: DeviceFault, other: DeviceFault) -> DeviceFault {
     let rank = |fault| match fault {
         DeviceFault::Medium => 0,
-        DeviceFault::NoSpace => 1,
-        DeviceFault::Failed => 2,
+        DeviceFault::Unclear => 1,
+        DeviceFault::NoSpace => 2,
+        DeviceFault::Failed => 3,
     };
     if rank(one) >= rank(other) { one } else { other }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Client, DevicePurpose, Keeper, KeeperEvent, LegFault, LegOperation, OPERATIONS_MAX, Operation,
-    Waiter, leg_fault,
+    Waiter, Why, leg_fault,
 };
 use crate::action::{DeviceKind, DeviceResult};
 use crate::header::{is_lost, remove_lost};
@@ -165,7 +165,7 @@ impl Keeper {
                 let (offset, length) = (*offset, *length);
                 if is_lost(&self.legs[index].header.lost, offset, u64::from(length)) {
                     let operation = self.operations.get_mut(key).expect("looked up above");
-                    operation.fault = Some(LegFault::Medium);
+                    operation.fault = Some(LegFault::Medium(Why::Bad));
                     return self.finish(key, None, out);
                 }
                 if self.runs(index, offset, u64::from(length)).iter().any(|run| run.2) {
@@ -269,7 +269,7 @@ impl Keeper {
             return false;
         }
         if !remove_lost(lost, offset, length) {
-            operation.fault = Some(LegFault::Medium);
+            operation.fault = Some(LegFault::Medium(Why::Bad));
             return false;
         }
         let leg = operation.leg;

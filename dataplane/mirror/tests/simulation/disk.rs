@@ -19,6 +19,8 @@ pub enum Ailment {
     Flaky,
     /// Some blocks of data cannot be read until they are written.
     BadBlocks(u64),
+    /// Every read fails, and nothing says why: a device without a path to it.
+    NoReads,
 }
 
 #[derive(Default)]
@@ -27,6 +29,8 @@ pub struct Disk {
     pub ailment: Option<Ailment>,
     /// Blocks that cannot be read until they are written.
     pub bad: BTreeSet<u64>,
+    /// It says of them only that the read failed.
+    pub is_terse: bool,
     writes: u64,
 }
 
@@ -43,7 +47,7 @@ impl Disk {
         }
         match request.kind {
             DeviceKind::Read { length } if self.is_bad(request.offset, length) => {
-                Err(DeviceFault::Medium)
+                Err(if self.is_terse { DeviceFault::Unclear } else { DeviceFault::Medium })
             }
             DeviceKind::Read { length } => Ok(Some(self.read(request.offset, length as usize))),
             DeviceKind::Write { data } => {
@@ -68,6 +72,11 @@ impl Disk {
         found.map(|bytes| bytes[4_000] ^= 16).is_some()
     }
 
+    /// How many bad blocks ever held something.
+    pub fn damaged_and_written(&self) -> u64 {
+        self.bad.iter().filter(|block| self.blocks.contains_key(block)).count() as u64
+    }
+
     /// A block of data can be read no more.
     pub fn damage(&mut self, block: u64) {
         self.bad.insert(DATA_BEGIN / BLOCK + block);
@@ -84,6 +93,7 @@ impl Disk {
                 self.writes += 1;
                 (!is_read && self.writes.is_multiple_of(3)).then_some(DeviceFault::Failed)
             }
+            Ailment::NoReads => is_read.then_some(DeviceFault::Unclear),
             Ailment::BadBlocks(which) => {
                 let block = request.offset / BLOCK;
                 (is_read && is_data && (block % 7 == which % 7)).then_some(DeviceFault::Medium)

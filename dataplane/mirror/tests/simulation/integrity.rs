@@ -1,6 +1,7 @@
 //! Legs that differ or cannot be read, on an otherwise quiet pair.
 
 use super::Simulation;
+use super::disk::Ailment;
 use std::time::Duration;
 use voute_schemas::event::VerifyEvidence;
 
@@ -35,9 +36,29 @@ impl Simulation {
         self.settle_host();
     }
 
+    /// The volume grows to so many blocks.
+    pub fn grow(&mut self, blocks: u64) {
+        let more = blocks - self.log.blocks();
+        assert!(self.log.resize(more));
+        self.publish();
+    }
+
+    /// All blocks of a leg can be read again, as they were.
+    pub fn mend(&mut self, node: usize) {
+        self.nodes[node].disk.bad.clear();
+    }
+
     /// The peer dies, the owner's leg loses blocks, the peer comes back; how long until it is in
     /// sync again.
     pub fn resync_from_a_damaged_leg(&mut self, blocks: impl Iterator<Item = u64>) -> Duration {
+        self.begin_resync_from_a_damaged_leg(blocks);
+        let began = self.now;
+        self.run_while(|all| !all.log.both_in_sync());
+        self.now - began
+    }
+
+    /// Returns how many of the blocks lie in regions that were written.
+    pub fn begin_resync_from_a_damaged_leg(&mut self, blocks: impl Iterator<Item = u64>) -> u64 {
         self.run_quietly(1_000);
         self.crash(1);
         self.run_quietly(4_000);
@@ -46,9 +67,27 @@ impl Simulation {
         self.nodes[1].disk.forget();
         self.damage(0, blocks);
         self.start(1);
-        let began = self.now;
+        self.nodes[0].disk.damaged_and_written()
+    }
+
+    /// The peer lost what it had, and comes back to an owner of whose leg no read succeeds for a
+    /// while.
+    pub fn resync_from_a_leg_without_a_path(&mut self, outage: Duration) {
+        self.run_quietly(1_000);
+        self.crash(1);
+        self.run_quietly(4_000);
+        self.quieten();
+        self.nodes[1].disk.forget();
+        self.nodes[0].disk.ailment = Some(Ailment::NoReads);
+        self.start(1);
+        self.run_until(self.now + outage);
+        self.nodes[0].disk.ailment = None;
         self.run_while(|all| !all.log.both_in_sync());
-        self.now - began
+    }
+
+    /// A device says of its bad blocks only that the read failed.
+    pub fn make_terse(&mut self, node: usize) {
+        self.nodes[node].disk.is_terse = true;
     }
 
     /// Reads a block once at the owner; whether it was readable.
