@@ -154,10 +154,23 @@ impl Owner {
     /// A region has blocks that the own leg cannot read and the peer's can.
     pub(crate) fn mend_soon(&mut self, volume: usize, begin: u64, end: u64) {
         let region_bytes = self.volumes[volume].spec.region_bytes;
-        for region in begin / region_bytes..=(end.max(begin + 1) - 1) / region_bytes {
+        let regions = begin / region_bytes..=(end.max(begin + 1) - 1) / region_bytes;
+        for region in regions.take(MENDS_MAX) {
             let mends = &mut self.checks.mends;
             if mends.len() < MENDS_MAX && !mends.contains(&(volume, region)) {
                 mends.push_back((volume, region));
+            }
+        }
+    }
+
+    /// Blocks that the own leg was made without: a peer that is in sync may have them.
+    pub(crate) fn mend_lost(&mut self, keeper: &Keeper) {
+        if !self.peer.as_ref().is_some_and(|peer| peer.is_in_sync()) {
+            return;
+        }
+        for volume in 0..self.volumes.len() {
+            for range in keeper.lost(self.volumes[volume].spec.number) {
+                self.mend_soon(volume, range.offset, range.offset + range.length);
             }
         }
     }
@@ -386,7 +399,10 @@ impl Owner {
             }
             (None, None) => {
                 job.found.lost_bytes += length;
-                self.note_lost(volume, offset, length);
+                // Otherwise it is known that the block was lost, or a host learnt it.
+                if job.is_compared {
+                    self.note_lost(volume, offset, length);
+                }
                 self.checked(keeper, context);
             }
         }

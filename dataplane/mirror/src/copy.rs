@@ -18,7 +18,7 @@ use crate::keeper::{Client, Keeper, LegFault, LegOperation, Why};
 use crate::link::{Bar, Control, ControlReply, LinkRefusal, LinkReply, LinkRequest};
 use crate::out::LinkClient;
 use crate::owner::{Context, LinkPurpose, Owner, OwnerCall, to_ms};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use voute_buffer::Buffer;
@@ -96,8 +96,9 @@ pub(crate) struct Copier {
     total: u64,
     region_bytes: u64,
     finished: bool,
-    /// Bytes of which no copy can be read.
+    /// Bytes of which no copy can be read, and the regions in which they lie.
     lost_bytes: u64,
+    lost_in: BTreeSet<(usize, u64)>,
     /// Regions with blocks that the only copy could not read so far.
     bad: Vec<(usize, u64)>,
     /// Since when there are any, and when they are tried again.
@@ -132,6 +133,7 @@ impl Copier {
             region_bytes,
             finished: false,
             lost_bytes: 0,
+            lost_in: BTreeSet::new(),
             bad: Vec::new(),
             bad_since: None,
             bad_again_at: Duration::ZERO,
@@ -203,8 +205,14 @@ impl Owner {
         }
     }
 
-    /// The resync that this copier made is over; one that settles goes on.
+    /// The resync that this copier made is over; one that settles goes on. What the own leg could not
+    /// read, it may read by now: then the peer gets it.
     pub(crate) fn end_resync(&mut self) {
+        let lost: Vec<_> = self.copier.iter().flat_map(|it| it.lost_in.iter().copied()).collect();
+        for (volume, region) in lost {
+            let begin = region * self.volumes[volume].spec.region_bytes;
+            self.mend_soon(volume, begin, begin);
+        }
         if self
             .copier
             .as_ref()
@@ -393,12 +401,15 @@ impl Owner {
             if in_sync {
                 return self.ask_peer(key, Step::Fetching, context);
             }
+            if why == Why::Lost {
+                return self.piece_was_lost(key, keeper, context);
+            }
             let patient = self.copier.as_mut().is_some_and(|it| it.is_patient(context.now));
             if patient {
                 return self.put_off(key, keeper, context);
             }
             return match why {
-                Why::Bad => self.lose_piece(key, context),
+                Why::Bad | Why::Lost => self.lose_piece(key, context),
                 Why::Unclear => self.prove(key, keeper, context),
             };
         }
@@ -434,6 +445,17 @@ impl Owner {
         }
         job.proofs = 0;
         self.lose_piece(key, context);
+    }
+
+    /// The own leg was made without this block, from the target's, and nobody has written it since. A
+    /// target that kept its content has what hosts wrote last, if it can read it by now; a new one has
+    /// nothing.
+    fn piece_was_lost(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        if self.copier.as_ref().is_some_and(|copier| copier.full) {
+            return self.ask_peer(key, Step::Losing, context);
+        }
+        self.piece_done(key, keeper, context);
+        self.drive_copier(keeper, context);
     }
 
     /// No copy of a block is left: the peer is to note that.
@@ -586,6 +608,7 @@ impl Owner {
         let Some((volume, offset, length)) = self.piece(key) else { return };
         if let Some(copier) = &mut self.copier {
             copier.lost_bytes += length;
+            copier.lost_in.insert((volume, offset / self.volumes[volume].spec.region_bytes));
         }
         self.note_lost(volume, offset, length);
         self.piece_done(key, keeper, context);

@@ -75,6 +75,8 @@ pub(crate) enum Why {
     Bad,
     /// The device says that the read failed, and no more: it may read nothing at all for a while.
     Unclear,
+    /// The leg was made without them, and says so.
+    Lost,
 }
 
 /// What a keeper tells its group.

@@ -494,6 +494,7 @@ impl Owner {
         self.restart_deadlines(context.now);
         self.restart_record_deadlines(context.now);
         self.peer_opened(keeper, context);
+        self.mend_lost(keeper);
         self.drive_peer(keeper, context);
         self.retry_works(keeper, context);
         self.drive_copier(keeper, context);

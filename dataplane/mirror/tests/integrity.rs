@@ -111,6 +111,50 @@ fn a_resync_from_a_leg_with_bad_blocks_ends_and_says_which_are_lost() {
 }
 
 #[test]
+fn a_leg_that_kept_a_block_is_not_told_by_one_made_without_it_that_it_is_lost() {
+    let mut simulation = Simulation::new(21);
+    simulation.expects_medium_errors = true;
+    simulation.resync_from_a_damaged_leg([17].into_iter());
+    simulation.swap_owner();
+    simulation.run_quietly(1_000);
+    // The first leg goes, reads again, and comes back; hosts wrote beside the block meanwhile.
+    simulation.lose(0);
+    simulation.mend(0);
+    simulation.begin_write(18);
+    simulation.settle_host();
+    simulation.regain(0);
+    for _ in 0..2 {
+        assert!(simulation.is_readable(17), "the last content was thrown away");
+        simulation.swap_owner();
+    }
+    simulation.verify();
+}
+
+#[test]
+fn blocks_that_were_lost_are_mended_when_their_source_reads_again() {
+    // When the new leg joins, and when its node becomes the owner.
+    for joins in [true, false] {
+        let mut simulation = Simulation::new(22);
+        simulation.expects_medium_errors = true;
+        simulation.begin_resync_from_a_damaged_leg([17, 90].into_iter());
+        simulation.await_lost(2);
+        if joins {
+            simulation.mend(0);
+        }
+        simulation.await_sync();
+        if !joins {
+            simulation.run_quietly(1_000);
+            simulation.mend(0);
+            simulation.swap_owner();
+        }
+        simulation.run_quietly(1_000);
+        let found = simulation.compare(false);
+        assert_eq!((found.mended_bytes, found.lost_bytes), (0, 0), "left to chance: {found:?}");
+        simulation.verify();
+    }
+}
+
+#[test]
 fn a_source_that_reads_nothing_for_a_while_loses_nothing() {
     let mut simulation = Simulation::new(18);
     simulation.resync_from_a_leg_without_a_path(Duration::from_secs(30));

@@ -3,7 +3,7 @@
 
 use super::{Client, Keeper, KeeperEvent, Leg, LegFault, Waiter};
 use crate::action::RECORD_BYTES_MAX;
-use crate::header::add_lost;
+use crate::header::{LostRange, add_lost};
 use crate::link::{Bar, Mark};
 use crate::map::REGIONS_PER_PAGE;
 use crate::out::Out;
@@ -183,6 +183,11 @@ impl Keeper {
             }
         };
         self.events.push_back(KeeperEvent::Done(client, Err(fault)));
+    }
+
+    /// Blocks of a volume that its leg does not hold.
+    pub(crate) fn lost(&self, volume: u32) -> &[LostRange] {
+        self.position(volume).map_or(&[], |index| &self.legs[index].header.lost)
     }
 
     pub(crate) fn record(&self, volume: u32) -> Vec<u8> {

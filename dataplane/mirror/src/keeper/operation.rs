@@ -165,7 +165,7 @@ impl Keeper {
                 let (offset, length) = (*offset, *length);
                 if is_lost(&self.legs[index].header.lost, offset, u64::from(length)) {
                     let operation = self.operations.get_mut(key).expect("looked up above");
-                    operation.fault = Some(LegFault::Medium(Why::Bad));
+                    operation.fault = Some(LegFault::Medium(Why::Lost));
                     return self.finish(key, None, out);
                 }
                 if self.runs(index, offset, u64::from(length)).iter().any(|run| run.2) {

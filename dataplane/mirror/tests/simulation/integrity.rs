@@ -1,6 +1,6 @@
 //! Legs that differ or cannot be read, on an otherwise quiet pair.
 
-use super::Simulation;
+use super::{BLOCK, Simulation};
 use super::disk::Ailment;
 use std::time::Duration;
 use voute_schemas::event::VerifyEvidence;
@@ -55,6 +55,29 @@ impl Simulation {
         let began = self.now;
         self.run_while(|all| !all.log.both_in_sync());
         self.now - began
+    }
+
+    /// A node dies and is out of sync.
+    pub fn lose(&mut self, node: usize) {
+        self.crash(node);
+        self.run_while(|all| all.log.both_in_sync());
+    }
+
+    /// It comes back and is in sync.
+    pub fn regain(&mut self, node: usize) {
+        self.start(node);
+        self.await_sync();
+    }
+
+    pub fn await_sync(&mut self) {
+        self.run_while(|all| !all.log.both_in_sync());
+        self.run_while(|all| !all.is_healthy());
+    }
+
+    /// So many blocks were given up, as the log was told.
+    pub fn await_lost(&mut self, blocks: u64) {
+        let lost = |all: &Self| all.log.lost.iter().map(|range| range.length / BLOCK).sum::<u64>();
+        self.run_while(|all| lost(all) < blocks);
     }
 
     /// Returns how many of the blocks lie in regions that were written.
