@@ -144,14 +144,16 @@ disconnect_under_load() {
 
 # burst WHAT ACTION...: fio on the raw volume and in a file system while the action happens.
 burst() {
-    local what=$1
+    local what=$1 began=$SECONDS
     shift
-    write_jobs small "$small" 25 $SMALL_SIZES
-    write_jobs large /mnt/file 25 $LARGE_SIZES
+    write_jobs small "$small" 45 $SMALL_SIZES
+    write_jobs large /mnt/file 45 $LARGE_SIZES
     fio_start small
     fio_start large
-    probe_start "$small" 22
+    probe_start "$small" 42
     under_load 13
+    # What comes after the load would be felt by nobody.
+    [ $((SECONDS - began)) -le 25 ] || die "$what: fio took $((SECONDS - began)) s to begin"
     "$@"
     fio_end probe "$what, a 4 KiB write waits"
     fio_end small "$what, raw 512 B to 1 MiB"
@@ -159,7 +161,10 @@ burst() {
     kept "$small" "$what"
 }
 
-kill_owner() { cluster kill a; }
+kill_owner() {
+    [ "$(cluster owner small)" = a ] || die "a does not own the volume"
+    cluster kill a
+}
 come_back() {
     cluster start a
     cluster healthy
