@@ -101,6 +101,8 @@ pub enum Mutant {
     OneHeaderCopy,
     /// rule 4: both slots of a map page lie in one place.
     OneMapSlot,
+    /// rule 4: a map page of which one slot cannot be read is taken from the other.
+    OtherSlotTaken,
     /// rule 10: a record is acknowledged before the peer's leg has it.
     RecordsOnOneLeg,
     /// rule 10: a peer does not get the owner's record before it counts.
@@ -257,6 +259,11 @@ pub const MUTANTS: &[(Mutant, &str, &str)] = &[
     ),
     (Mutant::OneHeaderCopy, "rule 2", "both copies of a header lie in one place"),
     (Mutant::OneMapSlot, "rule 4", "both slots of a map page lie in one place"),
+    (
+        Mutant::OtherSlotTaken,
+        "rule 4",
+        "a map page of which one slot cannot be read is taken from the other",
+    ),
     (Mutant::RecordsOnOneLeg, "rule 10", "a record is acknowledged before the peer's leg has it"),
     (
         Mutant::RecordsNotCopied,

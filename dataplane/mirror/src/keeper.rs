@@ -23,7 +23,7 @@ mod token;
 use crate::action::{DeviceFault, DeviceKind, DeviceResult, IncomingTag, Payload};
 use crate::header::{HEADER_AREA_BYTES, Header};
 use crate::link::{Bar, LegReport};
-use crate::map::{Bits, PAGE_BYTES, REGIONS_PER_PAGE};
+use crate::map::{Bits, REGIONS_PER_PAGE};
 use crate::out::{DeviceClient, Out};
 use crate::owner::OwnerCall;
 use crate::pending::Pending;
@@ -166,6 +166,9 @@ struct Leg {
     condition: Condition,
     header: Header,
     header_writer: Writer,
+    /// The nonces of the header that is on disk, and of one that is being written.
+    nonces_on_disk: (u64, u64),
+    nonces_under_way: (u64, u64),
     dirty: Bits,
     written: Bits,
     pages: Vec<(u64, Writer)>,
@@ -178,6 +181,8 @@ struct Leg {
     growing: bool,
     /// New pages still to be written before the header may count them.
     new_pages: u64,
+    /// How often a page could not be told since the leg was last usable.
+    unclear_reads: u32,
     /// When `LegFormatted` is to be said again, if the log does not say so.
     tell_formatted_at: Duration,
     /// Under which bar the record was put last, and its number.
@@ -305,6 +310,8 @@ impl Keeper {
             condition: Condition::Loading,
             header,
             header_writer: Writer::default(),
+            nonces_on_disk: (0, 0),
+            nonces_under_way: (0, 0),
             dirty: Bits::new(regions),
             written: Bits::new(regions),
             pages: Vec::new(),
@@ -313,6 +320,7 @@ impl Keeper {
             size: volume.size_bytes,
             growing: false,
             new_pages: 0,
+            unclear_reads: 0,
             tell_formatted_at: Duration::ZERO,
             last_put: None,
             record_is_live: false,
@@ -427,12 +435,9 @@ impl Keeper {
                 _ => self.leg_failed(leg, Some(now + RELOAD_AFTER), "its header cannot be read"),
             },
             DevicePurpose::LoadPages { leg, first } => match result {
-                Ok(Some(bytes)) => self.pages_loaded(leg, first, &bytes, out),
-                // Unreadable pages count as all dirty and all written.
+                Ok(Some(bytes)) => self.pages_loaded(leg, first, Some(&bytes), now, out),
                 Err(DeviceFault::Medium | DeviceFault::Unclear) => {
-                    let count = (self.legs[leg].pages.len() as u64 - first)
-                        .min((METADATA_CHUNK_BYTES / PAGE_BYTES / 2) as u64);
-                    self.pages_loaded(leg, first, &vec![0; count as usize * 2 * PAGE_BYTES], out);
+                    self.pages_loaded(leg, first, None, now, out);
                 }
                 _ => self.leg_failed(leg, Some(now + RELOAD_AFTER), "its maps cannot be read"),
             },
@@ -449,6 +454,8 @@ impl Keeper {
                 if fault.is_some() {
                     // It may be torn. The next one goes to the same place: the other copy is sound.
                     self.legs[leg].header.generation -= 1;
+                } else {
+                    self.legs[leg].nonces_on_disk = self.legs[leg].nonces_under_way;
                 }
                 let waiters = self.legs[leg].header_writer.end();
                 self.wake(leg, waiters, fault, out);
@@ -458,7 +465,8 @@ impl Keeper {
                 let fault = result.err().map(leg_fault);
                 self.note_failure(leg, fault, now);
                 if fault.is_some() {
-                    self.legs[leg].pages[page as usize].0 -= 1;
+                    // To the same slot, but not as the same write: parts of both may lie there.
+                    self.legs[leg].pages[page as usize].0 += 1;
                 }
                 let waiters = self.legs[leg].pages[page as usize].1.end();
                 if fault.is_none() {
@@ -561,6 +569,11 @@ impl Keeper {
             .iter()
             .map(|leg| (leg.spec.number, (leg.header.nonce, leg.header.agreed_nonce)))
             .collect()
+    }
+
+    /// Of those, what is on the disks.
+    pub(crate) fn durable_nonces(&self) -> BTreeMap<u32, (u64, u64)> {
+        self.legs.iter().map(|leg| (leg.spec.number, leg.nonces_on_disk)).collect()
     }
 }
 

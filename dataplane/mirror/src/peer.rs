@@ -885,9 +885,10 @@ fn nonces_agree(reports: &[LegReport], keeper: &Keeper) -> bool {
     })
 }
 
-/// A nonce that both legs have now: what a start that got only half through is compared with.
+/// A nonce that both legs have on their disks now: what a start that got only half through is
+/// compared with. One that is still being written here would be gone after a power cut.
 fn agreed_nonce(reports: &[LegReport], keeper: &Keeper) -> u64 {
-    let own = keeper.nonces();
+    let own = keeper.durable_nonces();
     let common = reports.iter().find_map(|report| {
         let (nonce, agreed) = own.get(&report.volume)?;
         [*nonce, *agreed]

@@ -12,7 +12,7 @@ use voute_schemas::place::LEG_METADATA_BYTES;
 pub(crate) const BLOCK: u64 = 4096;
 const HEADERS: u64 = 2;
 /// Where the dirty plane begins in a page of a map, and where the written plane.
-const PLANES: [usize; 2] = [64, 2080];
+const PLANES: [usize; 2] = [0, 2048];
 
 /// A block that holds a number.
 pub(crate) fn block_of(value: u64) -> Buffer {
@@ -95,11 +95,16 @@ impl Disk {
         let _ = write!(text, "disk {:?} V{} ", self.header(), self.value());
         let pages: Vec<_> =
             (HEADERS..HEADERS + 2).filter_map(|at| self.metadata.get(&at)).collect();
-        let newest = pages.into_iter().max_by_key(|page| page.get(24..32).map(<[u8]>::to_vec));
+        let newest = pages.into_iter().max_by_key(|page| generation_of(page));
         if let Some(page) = newest {
             describe_page(page, text);
         }
     }
+}
+
+/// A page's first sector says its generation: nothing is torn here, so the others say the same.
+fn generation_of(page: &[u8]) -> Option<u32> {
+    page.get(504..508)?.try_into().ok().map(u32::from_le_bytes)
 }
 
 fn describe_page(page: &[u8], text: &mut String) {

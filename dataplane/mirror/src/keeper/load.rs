@@ -1,6 +1,8 @@
 //! How a keeper reads a leg when it opens it, formats a new one, and follows one that grows.
 
-use super::{Condition, DevicePurpose, Keeper, KeeperEvent, METADATA_CHUNK_BYTES, Waiter, Writer};
+use super::{
+    Condition, DevicePurpose, Keeper, KeeperEvent, METADATA_CHUNK_BYTES, RELOAD_AFTER, Waiter, Writer,
+};
 use crate::action::DeviceKind;
 use crate::header::{HEADER_AREA_BYTES, Header};
 use crate::map::{self, Bits, PAGE_BYTES, REGIONS_PER_PAGE};
@@ -8,6 +10,13 @@ use crate::out::Out;
 use std::sync::Arc;
 use std::time::Duration;
 use voute_buffer::Buffer;
+
+/// Most pages read at a time.
+const PAGES_READ_MAX: u64 = (METADATA_CHUNK_BYTES / PAGE_BYTES / 2) as u64;
+/// How often a page that cannot be told is read again at once, and how often a second later.
+const READS_AT_ONCE: u32 = 3;
+const READS_LATER: u32 = 10;
+const UNCLEAR_MAP: &str = "a page of its maps cannot be read; it is tried again for ten seconds, then the page counts as changed everywhere";
 
 impl Keeper {
     pub(super) fn load(&mut self, leg: usize, out: &mut Out) {
@@ -44,6 +53,7 @@ impl Keeper {
         if header.token > self.held {
             self.held = header.token;
         }
+        leg_state.nonces_on_disk = (header.nonce, header.agreed_nonce);
         leg_state.header = header;
         self.load_pages(leg, 0, out);
     }
@@ -53,7 +63,7 @@ impl Keeper {
         if first >= pages {
             return self.loaded(leg, out);
         }
-        let count = (pages - first).min((METADATA_CHUNK_BYTES / PAGE_BYTES / 2) as u64);
+        let count = (pages - first).min(PAGES_READ_MAX);
         let length = u32::try_from(count * 2 * PAGE_BYTES as u64).expect("at most a chunk");
         self.device(
             leg,
@@ -64,37 +74,50 @@ impl Keeper {
         );
     }
 
-    pub(super) fn pages_loaded(&mut self, index: usize, first: u64, bytes: &[u8], out: &mut Out) {
+    /// `None`: the device could not read them. A page that may be in a slot which cannot be read is
+    /// read again, at once and then for some seconds, in which the other side may take over; after
+    /// that it counts as all dirty and all written.
+    pub(super) fn pages_loaded(
+        &mut self,
+        index: usize,
+        first: u64,
+        bytes: Option<&[u8]>,
+        now: Duration,
+        out: &mut Out,
+    ) {
         let leg = &mut self.legs[index];
-        let mut page = first;
-        for slots in bytes.chunks_exact(2 * PAGE_BYTES) {
-            let newest = slots
-                .chunks_exact(PAGE_BYTES)
-                .filter_map(|slot| {
-                    map::decode_page(leg.id, page, slot).map(|generation| (generation, slot))
-                })
-                .max_by_key(|(generation, _)| *generation);
-            match newest {
-                Some((generation, slot)) => {
-                    map::take_page(page, slot, &mut leg.dirty, &mut leg.written);
-                    leg.pages[page as usize].0 = generation;
+        let end = (leg.pages.len() as u64).min(first + PAGES_READ_MAX);
+        for page in first..end {
+            let at = (page - first) as usize * 2 * PAGE_BYTES;
+            let slots = bytes.and_then(|bytes| bytes.get(at..at + 2 * PAGE_BYTES));
+            match slots.and_then(|slots| map::newest(leg.id, page, slots)) {
+                Some(newest) => {
+                    newest.take(page, &mut leg.dirty, &mut leg.written);
+                    leg.pages[page as usize].0 = newest.generation;
+                }
+                None if leg.unclear_reads < READS_AT_ONCE => {
+                    leg.unclear_reads += 1;
+                    return self.load_pages(index, page, out);
+                }
+                None if leg.unclear_reads < READS_AT_ONCE + READS_LATER => {
+                    leg.unclear_reads += 1;
+                    return self.leg_failed(index, Some(now + RELOAD_AFTER), UNCLEAR_MAP);
                 }
                 None => {
-                    for region in page * REGIONS_PER_PAGE
-                        ..((page + 1) * REGIONS_PER_PAGE).min(leg.dirty.len())
-                    {
+                    let last = ((page + 1) * REGIONS_PER_PAGE).min(leg.dirty.len());
+                    for region in page * REGIONS_PER_PAGE..last {
                         leg.dirty.set(region, true);
                         leg.written.set(region, true);
                     }
                 }
             }
-            page += 1;
         }
-        self.load_pages(index, page, out);
+        self.load_pages(index, end, out);
     }
 
     pub(super) fn loaded(&mut self, leg: usize, out: &mut Out) {
         self.legs[leg].condition = Condition::Ready;
+        self.legs[leg].unclear_reads = 0;
         if !self.legs[leg].formatted {
             // Said at the next tick, and again until the log says so.
             self.legs[leg].tell_formatted_at = Duration::ZERO;
@@ -117,6 +140,7 @@ impl Keeper {
         state.header.consistent = map_since.is_some();
         state.header.nonce = 0;
         state.header.agreed_nonce = 0;
+        state.nonces_on_disk = (0, 0);
         state.header.joining = None;
         state.header.record = Vec::new();
         state.header.lost = Vec::new();
@@ -185,13 +209,14 @@ impl Keeper {
         let old = leg.pages.len() as u64;
         let pages = regions.div_ceil(REGIONS_PER_PAGE);
         leg.pages.extend((old..pages).map(|_| (0, Writer::default())));
-        leg.new_pages = pages.saturating_sub(old);
+        leg.new_pages = 2 * pages.saturating_sub(old);
         if leg.new_pages == 0 {
             return self.count_pages(index, out);
         }
         // A page that was never written counts as all dirty and all written, and would show what
         // lay on the device before: the header counts the new ones only when all are there.
-        for page in old..pages {
+        // Both slots are written: of one that was not, nobody could tell that nothing newer was there.
+        for page in (old..pages).flat_map(|page| [page, page]) {
             self.write_page(index, page, Some(Waiter::NewPage), out);
         }
     }

@@ -22,6 +22,7 @@ impl Keeper {
         }
         leg.header_writer.begin();
         leg.header.generation += 1;
+        leg.nonces_under_way = (leg.header.nonce, leg.header.agreed_nonce);
         let bytes = Buffer::copy_of(&leg.header.encode());
         let offset = leg.header.offset();
         self.device(
