@@ -11,7 +11,7 @@ use crate::service::{
 };
 use crate::sharing::Sharing;
 use crate::stream::{self, Streams};
-use crate::watcher;
+use crate::watcher::{self, lease::Holder};
 use axum::Router;
 use axum::routing::get;
 use std::future::Future;
@@ -287,6 +287,11 @@ pub async fn run_on<L: Log>(
         times: config.times,
         audits: Arc::default(),
         safety: watch::Sender::default(),
+        watch_holder: watch::Sender::new(if exchange.is_alone() {
+            Holder::Own
+        } else {
+            Holder::Nobody
+        }),
         watches: watch::Sender::new(false),
         stopping: stopping.clone(),
     };

@@ -66,6 +66,12 @@ fn understood(line: &str) -> Result<(), String> {
     // A description of the demonstration's or status' meaning may follow after two spaces.
     let command = line.split("   ").next().unwrap_or(line);
     match Cli::try_parse_from(shell_words(command)) {
+        // It would run, and never fail anything over.
+        Ok(Cli { command: voute::cli::Command::Control(arguments), .. })
+            if arguments.log != "embedded" && arguments.log_monitoring.is_none() =>
+        {
+            Err(format!("{line}\nneeds --log-monitoring"))
+        }
         Ok(_) => Ok(()),
         Err(error)
             if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
@@ -130,6 +136,7 @@ fn a_wrong_command_in_a_document_is_noticed() {
     );
     assert_eq!(found.len(), 2);
     assert!(found.iter().all(|line| understood(line).is_err()));
+    assert!(understood("voute control --data-dir /x --log nats://192.0.2.1:4222").is_err());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::views::Sight;
 use crate::domain::state::{Group, Side};
+use crate::watcher::lease::Holder;
 use voute_schemas::contract::{GroupStatus, LegState, ResyncProgress};
 use voute_schemas::event::{FailoverMode, SiteCondition};
 use voute_schemas::ids::*;
@@ -10,7 +11,7 @@ impl Sight<'_> {
     /// Why a group would not fail over by itself if its owner's node or site were lost now. It asks
     /// for what the site watcher and the log would ask for.
     pub(crate) fn not_armed_because(&self, id: GroupId, group: &Group) -> Vec<String> {
-        let mut causes = self.unsafe_because.to_vec();
+        let mut causes = self.unwatched_because();
         causes.extend(self.log_trouble.iter().map(|cause| format!("the log: {cause}")));
         causes.extend(self.not_allowed_because(group));
         let Some(other) = group.sides.iter().find(|side| side.node != group.owner) else {
@@ -20,6 +21,15 @@ impl Sight<'_> {
         causes.extend(self.not_current_because(id, group, other));
         causes.extend(self.not_attested_because(id, group, other));
         causes
+    }
+
+    /// Why no site would fail over: what hinders the control process that watches, or that none does.
+    pub(crate) fn unwatched_because(&self) -> Vec<String> {
+        match self.watch_holder {
+            Holder::Own => self.safety.reasons.clone(),
+            Holder::Other(reasons) => reasons.clone(),
+            Holder::Nobody => vec!["no control process watches the sites".into()],
+        }
     }
 
     /// What the policy and the condition of the owner's site say.
@@ -108,6 +118,7 @@ mod tests {
     use crate::domain::State;
     use crate::observed::Nodes;
     use std::time::Duration;
+    use voute_events::Safety;
     use voute_schemas::{Epoch, Sequence};
 
     #[test]
@@ -128,18 +139,29 @@ mod tests {
             policy: None,
             confirmed_incarnation: None,
         };
+        let safety = Safety {
+            reasons: vec!["it does not flush before it acknowledges".to_owned()],
+            unasked: vec!["a server that is lost says nothing against failing over".to_owned()],
+        };
         let sight = Sight {
             state: &State::default(),
             nodes: &Nodes::new(),
             now: Duration::ZERO,
             silence: Duration::from_secs(2),
-            unsafe_because: &["it does not flush before it acknowledges".to_owned()],
-            unasked: &["a server that is lost says nothing against failing over".to_owned()],
+            safety: &safety,
+            watch_holder: &Holder::Own,
             log_trouble: Some("it does not answer".to_owned()),
         };
         let causes = sight.not_armed_because(GroupId::generate(), &group);
         assert_eq!(causes[0], "it does not flush before it acknowledges");
         assert_eq!(causes[1], "the log: it does not answer");
         assert_eq!(causes.len(), 4, "no policy, and a node that is not heard: {causes:?}");
+        // What the control process that watches says counts, not what this one thinks of the log.
+        let other = Holder::Other(vec!["no monitoring address was given".to_owned()]);
+        let sight = Sight { watch_holder: &other, safety: &Safety::default(), ..sight };
+        assert_eq!(sight.unwatched_because(), ["no monitoring address was given"]);
+        assert!(sight.problems().iter().any(|it| it.contains("monitoring")));
+        let sight = Sight { watch_holder: &Holder::Nobody, ..sight };
+        assert_eq!(sight.unwatched_because(), ["no control process watches the sites"]);
     }
 }

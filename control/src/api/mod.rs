@@ -24,6 +24,7 @@ use crate::secrets::Secrets;
 use crate::service::Service;
 use crate::sharing::Sharing;
 use crate::stream::Streams;
+use crate::watcher::lease::Holder;
 use answers::*;
 use authenticate::Required;
 use axum::Router;
@@ -34,8 +35,8 @@ use std::sync::Arc;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::HttpMethod::{Delete, Post, Put};
 use views::Sight;
-use voute_schemas::event::Role::{Administrator, Auditor, Operator, Viewer};
 use voute_events::Safety;
+use voute_schemas::event::Role::{Administrator, Auditor, Operator, Viewer};
 use voute_schemas::times::Times;
 
 /// Media type of OpenMetrics text.
@@ -54,6 +55,8 @@ pub(crate) struct App {
     pub(crate) audits: Arc<audit::Audits>,
     /// Whether the log is safe enough for groups to move by themselves, as far as this process knows.
     pub(crate) safety: tokio::sync::watch::Sender<Safety>,
+    /// Which control process watches the sites.
+    pub(crate) watch_holder: tokio::sync::watch::Sender<Holder>,
     /// Whether this process watches the sites.
     pub(crate) watches: tokio::sync::watch::Sender<bool>,
     /// Turns true when this process ends.
@@ -73,8 +76,8 @@ impl App {
             nodes: &nodes,
             now: self.observed.now(),
             silence,
-            unsafe_because: &safety.reasons,
-            unasked: &safety.unasked,
+            safety: &safety,
+            watch_holder: &self.watch_holder.borrow().clone(),
             log_trouble: condition.trouble().cloned(),
         })
     }

@@ -180,6 +180,11 @@ fn metrics_text(app: &App, sight: &Sight<'_>) -> String {
         "1 while this process watches the sites",
         u64::from(*app.watches.borrow()),
     );
+    metrics.gauge(
+        "voute_watcher_may_act",
+        "1 while a control process watches the sites and may fail them over",
+        u64::from(sight.unwatched_because().is_empty()),
+    );
 
     metrics_of_log_sites(&mut metrics, app);
     metrics.gauge("voute_node_streams", "Live node streams", app.streams.count() as u64);

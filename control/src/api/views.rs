@@ -4,7 +4,9 @@ use super::answers::*;
 use crate::domain::State;
 use crate::domain::state::{Adoption, Group, Volume};
 use crate::observed::Nodes;
+use crate::watcher::lease::Holder;
 use std::time::Duration;
+use voute_events::Safety;
 use voute_schemas::contract::{GroupRole, GroupStatus};
 use voute_schemas::event::{SiteCondition, SiteKind};
 use voute_schemas::ids::*;
@@ -15,10 +17,10 @@ pub(crate) struct Sight<'a> {
     pub(crate) nodes: &'a Nodes,
     pub(crate) now: Duration,
     pub(crate) silence: Duration,
-    /// Why the log is not safe enough for groups to move by themselves.
-    pub(crate) unsafe_because: &'a [String],
-    /// Servers of the log that cannot be asked whether it is.
-    pub(crate) unasked: &'a [String],
+    /// Whether the log is safe enough for groups to move by themselves, as far as this process knows.
+    pub(crate) safety: &'a Safety,
+    /// Which control process watches the sites: what it knows counts.
+    pub(crate) watch_holder: &'a Holder,
     /// Why nothing can be committed now.
     pub(crate) log_trouble: Option<String>,
 }
@@ -280,7 +282,12 @@ impl Sight<'_> {
 
     /// What an operator should look at, most urgent first.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let mut problems = [self.unsafe_because, self.unasked].concat();
+        let mut problems = self.unwatched_because();
+        for own in self.safety.reasons.iter().chain(&self.safety.unasked) {
+            if !problems.contains(own) {
+                problems.push(own.clone());
+            }
+        }
         for (id, site) in self.state.sites() {
             if site.condition != SiteCondition::Normal {
                 problems

@@ -2,10 +2,13 @@
 //! rest on it: of two proposals the log takes one.
 //!
 //! ```text
-//! follows ──nobody heard for LEASE──▶ claims the next term, watches
-//!    ▲                                     │
+//! follows ──nobody heard for LEASE, or who watches may not act──▶ claims the next term, watches
+//!    ▲                                                                │
 //!    └── hears a higher term, or its own term from a lower process; cannot commit; was not run for long
 //! ```
+//!
+//! A claim tells why its holder may not act, if so: whoever may act takes the watch from it, and all show the
+//! reasons of the one that watches, for its reasons count.
 //!
 //! Whoever watches says so several times within a lease. Terms only rise, so a process that was stopped
 //! and goes on in an old term gives way to whoever took over. Pure: time and messages in.
@@ -21,11 +24,29 @@ pub(crate) const RENEW_EVERY: Duration = Duration::from_millis(250);
 /// Added to the lease before another claims it, at most: so that not all claim at once.
 const SPREAD: Duration = Duration::from_millis(250);
 
+/// Most reasons in a claim, and bytes of each.
+const REASONS_MAX: usize = 8;
+const REASON_BYTES_MAX: usize = 300;
+
 /// What a watching process says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Claim {
     term: u64,
     process: Uuid,
+    /// Why it fails nothing over by itself; empty if it does.
+    hindered: Vec<String>,
+}
+
+/// Who watches, as far as one process knows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Holder {
+    /// Nobody that it hears.
+    #[default]
+    Nobody,
+    /// It does itself.
+    Own,
+    /// Another, which may not act for these reasons, if there are any.
+    Other(Vec<String>),
 }
 
 /// The lease as one process sees it.
@@ -35,6 +56,8 @@ pub(crate) struct Lease {
     is_alone: bool,
     /// The highest claim that is known, an own one too, and when it was heard or made last.
     known: Option<(Claim, Duration)>,
+    /// Why this process may not act.
+    hindered: Vec<String>,
     said_at: Option<Duration>,
     looked_at: Duration,
     began_at: Duration,
@@ -43,7 +66,35 @@ pub(crate) struct Lease {
 impl Lease {
     /// A process that begins to follow; one without others watches for ever.
     pub(crate) fn new(process: Uuid, is_alone: bool, now: Duration) -> Self {
-        Lease { process, is_alone, known: None, said_at: None, looked_at: now, began_at: now }
+        Lease {
+            process,
+            is_alone,
+            known: None,
+            hindered: Vec::new(),
+            said_at: None,
+            looked_at: now,
+            began_at: now,
+        }
+    }
+
+    /// Why this process fails nothing over by itself; empty if it does.
+    pub(crate) fn is_hindered(&mut self, reasons: &[String]) {
+        let short = |reason: &String| reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].into();
+        self.hindered = reasons.iter().take(REASONS_MAX).map(short).collect();
+    }
+
+    /// Who watches now.
+    pub(crate) fn holder(&self, now: Duration) -> Holder {
+        match &self.known {
+            _ if self.is_alone => Holder::Own,
+            Some((claim, _)) if claim.process == self.process && self.said_at.is_some() => {
+                Holder::Own
+            }
+            Some((claim, at)) if claim.process != self.process && now < *at + LEASE => {
+                Holder::Other(claim.hindered.clone())
+            }
+            _ => Holder::Nobody,
+        }
     }
 
     /// Another process says that it watches.
@@ -71,6 +122,7 @@ impl Lease {
             self.began_at = now;
             self.known = self
                 .known
+                .take()
                 .filter(|(claim, _)| claim.process != self.process)
                 .map(|(claim, _)| (claim, now));
         }
@@ -79,18 +131,27 @@ impl Lease {
             self.said_at = None;
             return (false, None);
         }
-        match self.known {
-            Some((claim, _)) if claim.process == self.process => {}
-            Some((_, at)) if now < at + LEASE + self.spread() => return (false, None),
-            None if now < self.began_at + LEASE + self.spread() => return (false, None),
-            _ => {
-                let term = self.known.map_or(0, |(claim, _)| claim.term).saturating_add(1);
-                self.known = Some((Claim { term, process: self.process }, now));
+        let claims_after = LEASE + self.spread();
+        let has_listened = now >= self.began_at + claims_after;
+        let may_replace =
+            |claim: &Claim| has_listened && self.hindered.is_empty() && !claim.hindered.is_empty();
+        match &mut self.known {
+            Some((claim, _)) if claim.process == self.process => {
+                claim.hindered.clone_from(&self.hindered);
+            }
+            Some((claim, at)) if now < *at + claims_after && !may_replace(claim) => {
+                return (false, None);
+            }
+            None if !has_listened => return (false, None),
+            known => {
+                let term = known.as_ref().map_or(0, |(claim, _)| claim.term).saturating_add(1);
+                let hindered = self.hindered.clone();
+                *known = Some((Claim { term, process: self.process, hindered }, now));
                 self.said_at = None;
             }
         }
         let is_due = self.said_at.is_none_or(|at| now >= at + RENEW_EVERY);
-        let claim = self.known.map(|(claim, _)| claim).filter(|_| is_due);
+        let claim = self.known.as_ref().map(|(claim, _)| claim.clone()).filter(|_| is_due);
         if claim.is_some() {
             self.said_at = Some(now);
         }
@@ -144,7 +205,7 @@ mod tests {
                         watching.push(index);
                     }
                     for other in (0..3).filter(|other| *other != index && self.is_up[*other]) {
-                        if let Some(claim) = claim {
+                        if let Some(claim) = claim.clone() {
                             self.leases[other].heard(claim, at(self.now));
                         }
                     }
@@ -188,9 +249,46 @@ mod tests {
     }
 
     #[test]
+    fn who_may_not_act_gives_way_to_one_who_may_and_all_show_its_reasons_until_then() {
+        let mut world = World::new();
+        let reasons = vec!["no monitoring address was given".to_owned()];
+        world.leases.iter_mut().for_each(|lease| lease.is_hindered(&reasons));
+        let first = world.run(2_000)[0];
+        let others: Vec<usize> = (0..3).filter(|index| *index != first).collect();
+        assert_eq!(world.run(2_000), [first], "nobody is better");
+        assert_eq!(world.leases[first].holder(at(world.now)), Holder::Own);
+        for other in &others {
+            let holder = world.leases[*other].holder(at(world.now));
+            assert_eq!(holder, Holder::Other(reasons.clone()));
+        }
+        world.leases[others[0]].is_hindered(&[]);
+        assert_eq!(world.run(200), [others[0]], "at once");
+        assert_eq!(world.leases[first].holder(at(world.now)), Holder::Other(vec![]));
+        // It stays, also when the others may act again.
+        world.leases[first].is_hindered(&[]);
+        assert_eq!(world.run(2_000), [others[0]]);
+        world.is_up = [false; 3];
+        world.is_up[first] = true;
+        world.is_fit[first] = false;
+        world.run(2_000);
+        assert_eq!(world.leases[first].holder(at(world.now)), Holder::Nobody);
+    }
+
+    #[test]
+    fn reasons_in_a_claim_are_few_and_short() {
+        let mut lease = Lease::new(Uuid::from_u128(1), false, at(0));
+        lease.is_hindered(&vec!["ü".repeat(10_000); 100]);
+        let claim = (1..100).find_map(|step| lease.look(true, at(step * 50)).1).expect("it claims");
+        assert!(postcard::to_stdvec(&claim).unwrap().len() < 4_096);
+    }
+
+    #[test]
     fn of_two_that_claim_at_once_one_gives_way() {
         let mut world = World::new();
-        let claim = |process: u128| Claim { term: 5, process: Uuid::from_u128(process * 77) };
+        let claim = |process: u128| {
+            let process = Uuid::from_u128(process * 77);
+            Claim { term: 5, process, hindered: vec![] }
+        };
         world.leases[0].known = Some((claim(1), at(0)));
         world.leases[1].known = Some((claim(2), at(0)));
         assert_eq!(world.run(500), [0]);

@@ -12,7 +12,7 @@
 //! a comparison of legs due by the schedule ─▶ VerifyVolume
 //! ```
 
-mod lease;
+pub(crate) mod lease;
 mod loss;
 mod measure;
 mod scrub;
@@ -24,7 +24,7 @@ use crate::domain::State;
 use crate::domain::state::Group;
 use crate::observed::{Nodes, Observed, ObservedNode};
 use crate::service::{Context, Done, FailoverCommitted, Service, unix_ms};
-use lease::Lease;
+use lease::{Claim, Lease};
 use loss::{Leaving, Presence, first_sign_of};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -504,17 +504,17 @@ pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<
             settles_until = now + watcher.silence();
         }
         let is_fit = service.condition().borrow().trouble().is_none();
+        let reasons = safety.borrow().reasons.clone();
+        watcher.may_act = reasons.is_empty();
+        lease.is_hindered(&reasons);
         let (watches, claim) = lease.look(is_fit, now);
-        if let Some(claim) = claim {
-            let said = postcard::to_stdvec(&claim).expect("plain fields serialise");
-            exchange.say(Topic::Watch, said).await;
-        }
+        say(&exchange, claim).await;
+        app.watch_holder.send_replace(lease.holder(now));
         let watches = watches && now >= settles_until;
         if std::mem::replace(&mut watcher.watches, watches) != watches {
             tracing::info!(watches, "the watch over the sites");
             app.watches.send_replace(watches);
         }
-        watcher.may_act = safety.borrow().is_armed();
         for FailoverCommitted { sequence, events, took } in service.take_unmeasured() {
             watcher.committed(&events, sequence, took, observed.now());
         }
@@ -527,10 +527,8 @@ pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<
                     message = claims.next() => heard(&mut lease, &message, observed.now()),
                     () = tokio::time::sleep(lease::RENEW_EVERY) => {
                         looked_at = observed.now();
-                        if let (_, Some(claim)) = lease.look(true, looked_at) {
-                            let said = postcard::to_stdvec(&claim).expect("plain fields serialise");
-                            exchange.say(Topic::Watch, said).await;
-                        }
+                        let (_, claim) = lease.look(true, looked_at);
+                        say(&exchange, claim).await;
                         // An answer that does not come in time will not be the last.
                         if !exchange.is_alone() && service.condition().borrow().trouble().is_some() {
                             break None;
@@ -558,6 +556,13 @@ pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<
                 _ = stop.changed() => return,
             }
         }
+    }
+}
+
+async fn say(exchange: &Exchange, claim: Option<Claim>) {
+    if let Some(claim) = claim {
+        let said = postcard::to_stdvec(&claim).expect("plain fields serialise");
+        exchange.say(Topic::Watch, said).await;
     }
 }
 

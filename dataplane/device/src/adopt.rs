@@ -5,7 +5,7 @@ use crate::header::{AREA_BYTES, Area, COPY_BYTES, DeviceHeader};
 use crate::kernel::KernelDisk;
 use crate::memory::{MEMORY_BYTES_MAX, MemoryDisk};
 use crate::open::{Backend, OpenDevice, extents};
-use crate::remote::{self, RemoteAddress, RemoteDisk, RemoteError};
+use crate::remote::{self, ArrayKeys, RemoteAddress, RemoteDisk, RemoteError};
 use crate::signature::{self, Content, LOOK_BYTES};
 use std::io;
 use std::net::SocketAddr;
@@ -200,13 +200,26 @@ pub enum AdoptError {
 /// [`AdoptError`] says what to do. Nothing was written then, except that a missing file may have
 /// been created.
 pub fn adopt(spec: &DeviceSpec, cluster: ClusterId) -> Result<Adopted, AdoptError> {
-    adopt_within(spec, cluster, claim::WAIT_MAX)
+    adopt_with_keys(spec, cluster, &ArrayKeys::default())
 }
 
-/// As [`adopt`], with a limit of its own for the wait for another holder.
+/// As [`adopt`], with what is to be proven to arrays.
+///
+/// # Errors
+/// As [`adopt`].
+pub fn adopt_with_keys(
+    spec: &DeviceSpec,
+    cluster: ClusterId,
+    keys: &ArrayKeys,
+) -> Result<Adopted, AdoptError> {
+    adopt_within(spec, cluster, keys, claim::WAIT_MAX)
+}
+
+/// With a limit of its own for the wait for another holder.
 pub(crate) fn adopt_within(
     spec: &DeviceSpec,
     cluster: ClusterId,
+    keys: &ArrayKeys,
     wait: Duration,
 ) -> Result<Adopted, AdoptError> {
     if spec.extent_bytes == 0 || !spec.extent_bytes.is_multiple_of(4096) {
@@ -225,7 +238,8 @@ pub(crate) fn adopt_within(
         Locator::Block { path } => adopt_claimed(spec, cluster, claim::claim_block(path, wait)?),
         Locator::RemoteNamespace { address, subsystem, namespace } => {
             let quiet = remote::QUIET;
-            let at = RemoteAddress { address: *address, subsystem, namespace, cluster, quiet };
+            let address = *address;
+            let at = RemoteAddress { address, subsystem, namespace, cluster, keys, quiet };
             adopt_remote(spec, cluster, &at)
         }
     }

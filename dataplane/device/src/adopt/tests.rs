@@ -50,7 +50,7 @@ impl Place {
     fn adopt(&self, change: impl FnOnce(&mut DeviceSpec)) -> Result<Adopted, AdoptError> {
         let mut spec = self.spec();
         change(&mut spec);
-        adopt_within(&spec, self.cluster, NO_WAIT)
+        adopt_within(&spec, self.cluster, &ArrayKeys::default(), NO_WAIT)
     }
 
     /// A file of `SIZE` with `bytes` at `offset`.
@@ -180,7 +180,8 @@ fn another_device_or_cluster_is_foreign_unless_it_may_be_overwritten() {
     let error = unchanged(&place, || place.adopt(|spec| spec.device = other).unwrap_err());
     assert!(matches!(error, AdoptError::Foreign { found, .. } if found == place.device), "{error}");
     let error = unchanged(&place, || {
-        adopt_within(&place.spec(), ClusterId::generate(), NO_WAIT).unwrap_err()
+        adopt_within(&place.spec(), ClusterId::generate(), &ArrayKeys::default(), NO_WAIT)
+            .unwrap_err()
     });
     assert!(matches!(error, AdoptError::Foreign { .. }), "{error}");
     let error = unchanged(&place, || {
@@ -316,9 +317,9 @@ fn paths_that_are_no_device_are_refused() {
         let mut spec = place.spec();
         let path = path.to_str().unwrap().to_owned();
         spec.locator = Locator::File { path: path.clone(), size_bytes: SIZE };
-        let file = adopt_within(&spec, place.cluster, NO_WAIT).unwrap_err();
+        let file = adopt_within(&spec, place.cluster, &ArrayKeys::default(), NO_WAIT).unwrap_err();
         spec.locator = Locator::Block { path };
-        (file, adopt_within(&spec, place.cluster, NO_WAIT).unwrap_err())
+        (file, adopt_within(&spec, place.cluster, &ArrayKeys::default(), NO_WAIT).unwrap_err())
     };
     let (file, block) = at(Path::new("relative/path"));
     assert!(matches!(file, AdoptError::NotAbsolute { .. }), "{file}");
@@ -366,7 +367,9 @@ fn a_claim_waits_for_the_holder_to_go() {
     let place = Place::new();
     let holder = place.adopt(|_| ()).unwrap();
     let waiter = std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| adopt_within(&place.spec(), place.cluster, claim::WAIT_MAX));
+        let waiter = scope.spawn(|| {
+            adopt_within(&place.spec(), place.cluster, &ArrayKeys::default(), claim::WAIT_MAX)
+        });
         drop(holder);
         waiter.join().unwrap()
     });

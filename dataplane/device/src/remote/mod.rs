@@ -18,6 +18,7 @@
 //! The claim is not exclusive: NVMe reservations, which would make it so, are not used yet.
 
 mod job;
+mod keys;
 mod paths;
 mod session;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod wire;
 use crate::adopt::Media;
 use crate::mailbox::{Detached, Mailbox, Order, OrderKind, Reply, Signal, wait_for};
 use job::Job;
+pub use keys::{ArrayKeys, ArrayKeysError};
 use paths::Paths;
 use session::{Ended, Session};
 use std::collections::VecDeque;
@@ -38,7 +40,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use voute_buffer::Buffer;
 use voute_mirror::{DeviceFault, DeviceResult};
-use voute_nvme::{AnaState, AttachmentError, Closed, ConnectionOptions, DISCOVERY_NQN};
+use voute_nvme::{
+    AnaState, AttachmentError, Closed, ConnectionOptions, Credentials, DISCOVERY_NQN, Seed,
+};
 use voute_schemas::ClusterId;
 
 /// Keep-alive time that the target is told.
@@ -72,6 +76,12 @@ pub enum RemoteError {
     /// The controller did not come up.
     #[error("{0}")]
     Attachment(AttachmentError),
+    /// The keys for it cannot be read.
+    #[error(transparent)]
+    Keys(#[from] ArrayKeysError),
+    /// There is no randomness for a proof.
+    #[error("the system gives no random bytes: {0}")]
+    Random(io::Error),
     /// It did not come up in time.
     #[error("the target did not come up in time")]
     Timeout,
@@ -105,6 +115,7 @@ pub(crate) struct RemoteAddress<'a> {
     /// The host that the target sees: every node of a cluster is one, so that one entry in the
     /// target's access list admits it.
     pub(crate) cluster: ClusterId,
+    pub(crate) keys: &'a ArrayKeys,
     /// Normally [`QUIET`].
     pub(crate) quiet: Duration,
 }
@@ -121,6 +132,7 @@ struct Target {
     address: SocketAddr,
     namespace: [u8; 16],
     options: ConnectionOptions,
+    keys: ArrayKeys,
     quiet: Duration,
 }
 
@@ -253,23 +265,31 @@ impl Target {
         let host = format!("nqn.2014-08.org.nvmexpress:uuid:{}", at.cluster);
         let mut options = ConnectionOptions::new(&host, at.cluster.bytes(), at.subsystem);
         options.keep_alive = Some(KEEP_ALIVE);
-        Ok(Target { address: at.address, namespace, options, quiet: at.quiet })
+        let keys = at.keys.clone();
+        Ok(Target { address: at.address, namespace, options, keys, quiet: at.quiet })
     }
 
     fn subsystem(&self) -> &str {
         &self.options.subsystem_nqn
     }
 
-    fn options(&self) -> ConnectionOptions {
-        self.options.clone()
+    /// For a connection to the subsystem, with the keys as they are now.
+    fn options(&self) -> Result<ConnectionOptions, RemoteError> {
+        let mut options = self.options.clone();
+        if let Some(keys) = self.keys.of(self.subsystem())? {
+            let mut seed = [0; 32];
+            getrandom::fill(&mut seed).map_err(|error| RemoteError::Random(error.into()))?;
+            options.credentials = Some(Credentials { keys, seed: Seed(seed) });
+        }
+        Ok(options)
     }
 
-    /// For the discovery service, which keeps nothing.
+    /// For the discovery service, which keeps nothing and authenticates nobody.
     fn discovery_options(&self) -> ConnectionOptions {
         ConnectionOptions {
             subsystem_nqn: DISCOVERY_NQN.to_owned(),
             keep_alive: None,
-            ..self.options()
+            ..self.options.clone()
         }
     }
 }

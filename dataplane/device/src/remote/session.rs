@@ -84,7 +84,7 @@ impl Session {
         limit: Duration,
     ) -> Result<Session, RemoteError> {
         let start = Instant::now();
-        let connection = InitiatorConnection::connect_admin(target.options(), Duration::ZERO);
+        let connection = InitiatorConnection::connect_admin(target.options()?, Duration::ZERO);
         let mut session = Session {
             start,
             address,
@@ -169,7 +169,7 @@ impl Session {
     ) -> Result<(), RemoteError> {
         let left = limit.saturating_sub(self.now());
         let Some(controller) = &self.controller else { return Err(RemoteError::Timeout) };
-        let mut options = target.options();
+        let mut options = target.options()?;
         options.keep_alive = None;
         options.queue_depth = options.queue_depth.min(controller.queue_depth_max);
         self.has_write_zeroes = controller.optional_commands & HAS_WRITE_ZEROES != 0;

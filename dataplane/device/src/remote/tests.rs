@@ -1,5 +1,5 @@
 use super::*;
-use crate::adopt::{AdoptError, Adopted, adopt};
+use crate::adopt::{AdoptError, Adopted, adopt, adopt_with_keys};
 use crate::queue::DeviceQueue;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -7,8 +7,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use voute_mirror::{DeviceKind, DeviceRequest, DeviceTag};
 use voute_nvme::{
-    Directory, HostView, NamespaceView, Operation, Outcome, PortalEntry, PortalId, Status,
-    Subsystem, Target as NvmeTarget, TargetConfig, TargetConnection,
+    Directory, HostKeys, HostView, NamespaceView, Operation, Outcome, PortalEntry, PortalId,
+    Status, Subsystem, Target as NvmeTarget, TargetConfig, TargetConnection,
 };
 use voute_schemas::contract::DeviceSpec;
 use voute_schemas::place::{ExtentRun, Locator};
@@ -108,6 +108,16 @@ fn directory(
     state: AnaState,
     portals: &[SocketAddr],
 ) -> Directory {
+    guarded_directory(cluster, block_bytes, state, portals, None)
+}
+
+fn guarded_directory(
+    cluster: ClusterId,
+    block_bytes: u32,
+    state: AnaState,
+    portals: &[SocketAddr],
+    keys: Option<HostKeys>,
+) -> Directory {
     let namespace = NamespaceView {
         nsid: 3,
         uuid: NAMESPACE,
@@ -120,8 +130,9 @@ fn directory(
     };
     let view = Arc::new(HostView::new(vec![namespace]).unwrap());
     let host = format!("nqn.2014-08.org.nvmexpress:uuid:{cluster}");
+    let keys = keys.map(|keys| (host.clone(), Arc::new(keys))).into_iter().collect();
     let hosts = BTreeMap::from([(host, view)]);
-    let subsystem = Subsystem { serial: "1".to_owned(), hosts, keys: BTreeMap::new() };
+    let subsystem = Subsystem { serial: "1".to_owned(), hosts, keys };
     let entry = |(id, portal): (PortalId, &SocketAddr)| PortalEntry {
         id,
         address: portal.ip(),
@@ -165,6 +176,9 @@ impl ArrayState {
     }
 
     fn carry_out(&self, operation: Operation) -> Outcome {
+        if let Operation::Authenticate(work) = operation {
+            return work.perform();
+        }
         self.commands.fetch_add(1, Ordering::SeqCst);
         let block = u64::from(self.block_bytes);
         let range = |lba: u64, blocks: u32| {
@@ -311,6 +325,7 @@ fn connect(array: &Array, cluster: ClusterId, quiet: Duration) -> RemoteDisk {
         subsystem: SUBSYSTEM,
         namespace: &namespace,
         cluster,
+        keys: &ArrayKeys::default(),
         quiet,
     };
     RemoteDisk::connect(&at).unwrap().0
@@ -481,4 +496,44 @@ fn a_namespace_is_named_with_or_without_hyphens() {
     assert_eq!(plain, namespace_of("01234567-89ab-cdef-0123-456789abcdef"));
     assert_eq!(plain.map(|bytes| bytes[1]), Some(0x23));
     assert_eq!(namespace_of("é"), None);
+}
+
+/// Three keys, and a file that proves the first to the array and asks the second of it.
+const KEYS: [&str; 3] = [
+    "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:",
+    "DHHC-1:00:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQHMnzFi:",
+    "DHHC-1:00:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgJvwX3v:",
+];
+
+#[test]
+fn an_array_and_the_cluster_prove_their_keys_to_each_other() {
+    let cluster = ClusterId::generate();
+    let array = Array::new(cluster, 512);
+    let key = |index: usize| KEYS[index].parse().unwrap();
+    let keys = HostKeys { host: key(0), controller: Some(key(1)) };
+    let guarded = guarded_directory(cluster, 512, AnaState::Optimized, &[], Some(keys));
+    array.state.target.publish(Arc::new(guarded));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    let adopt = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+        let keys = ArrayKeys::in_file(path.clone());
+        match adopt_with_keys(&spec(&array, &name()), cluster, &keys) {
+            Err(AdoptError::Remote { source: RemoteError::Closed(reason), .. }) => Err(reason),
+            Err(other) => panic!("{other}"),
+            Ok(adopted) => Ok(adopted),
+        }
+    };
+    let [ours, theirs, other] = KEYS;
+    assert_eq!(adopt("").err(), Some(Closed::AuthenticationRequired));
+    let refused = adopt(&format!("{SUBSYSTEM} {other}")).err();
+    assert!(matches!(refused, Some(Closed::AuthenticationRefused(_))), "{refused:?}");
+    let refused = adopt(&format!("{SUBSYSTEM} {ours} {other}")).err();
+    assert!(matches!(refused, Some(Closed::TargetNotAuthentic(_))), "{refused:?}");
+    let adopted = adopt(&format!("{SUBSYSTEM} {ours} {theirs}")).unwrap();
+    let (mut queue, leg) = queue_over(&adopted);
+    let data = Arc::new(Buffer::copy_of(&[7; 512]));
+    perform(&mut queue, leg, 0, DeviceKind::Write { data }).unwrap();
 }
