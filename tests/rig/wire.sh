@@ -24,8 +24,8 @@ GREETING='\x00\x00\x80\x00\x80\x00\x00\x00'$(printf '\\x00%.0s' $(seq 120))
 talk() {
     inside bash -c 'exec 3<>/dev/tcp/10.77.1.1/4420; printf "$0" >&3; head -c "$1" <&3 >/dev/null' "$GREETING$1" "$2"
 }
-# Data that nobody asked for, in a PDU of 24 bytes: the target says why it ends the connection.
-talk '\x06\x04\x18\x18\x18\x00\x00\x00\x01\x00\x09\x00'"$(printf '\\x00%.0s' $(seq 12))" 152
+# A second greeting, which is out of sequence: the target says so and ends the connection.
+talk "$GREETING" 280
 # The host's own: a PDU that is out of sequence, with the header of it.
 talk '\x02\x00\x18\x00\x20\x00\x00\x00\x02\x00'"$(printf '\\x00%.0s' $(seq 14))"'\x05\x00\x18\x00\x18\x00\x00\x00' 1000
 sleep 1    # dumpcap writes what it caught a moment later
