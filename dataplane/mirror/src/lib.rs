@@ -200,6 +200,26 @@ impl Mirror {
 
     /// An I/O on a local leg ended.
     pub fn device_done(&mut self, tag: DeviceTag, result: DeviceResult, now: Duration) {
+    /// Which parts of a range of a volume may hold data, by its own leg: pieces of offset, length and
+    /// whether anything was ever written there, ascending and without gaps from `offset` on, at most
+    /// `pieces_max`, which may end before the range does. `None`: this node does not serve the volume.
+    ///
+    /// What was not written reads as zeroes, but only if no other node can have written since: to be
+    /// confirmed afterwards ([`HostOperation::Confirm`]).
+    #[must_use]
+    pub fn allocation(
+        &self,
+        volume: VolumeId,
+        offset: u64,
+        length: u64,
+        pieces_max: usize,
+    ) -> Option<Vec<(u64, u64, bool)>> {
+        let group = self.by_volume.get(&volume).and_then(|id| self.groups.get(id))?;
+        let number = group.spec.volumes.iter().find(|spec| spec.volume == volume)?.number;
+        group.owner.as_ref()?;
+        group.keeper.allocation(number, offset, length, pieces_max)
+    }
+
         self.now = now;
         match self.out.devices.remove(tag.0) {
             Some(DeviceClient::Keeper(id, life, purpose)) => {

@@ -3,7 +3,7 @@
 use crate::connection::{Connection, ConnectionId};
 use crate::link::Peers;
 use crate::reactor::Guarded;
-use crate::reactor::Setup;
+use crate::reactor::{Asked, Piece, Setup};
 use crate::reservations::{Answer, Job};
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
@@ -71,6 +71,10 @@ pub(crate) enum Message {
     Reserve(u16, VolumeId, Box<Job>),
     /// The answer to one that was forwarded.
     Reserved(HostTag, Answer),
+    /// How blocks of a volume are allocated whose shard is here.
+    Allocation(u16, VolumeId, Asked),
+    /// The answer to one that was forwarded.
+    Allocated(HostTag, Result<Vec<Piece>, HostOutcome>),
     /// What became of a host's proof.
     Judged(ConnectionId, u64, Box<voute_nvme::Outcome>),
     /// A link whose shard is here.

@@ -13,12 +13,14 @@
 //! Time is read anew after data is in hand (a completion of a device, bytes of a peer): a lease must
 //! be judged, and a grant counted, no earlier than that.
 
+mod allocation;
 mod channels;
 mod hosts;
 mod moves;
 mod reservations;
 mod sockets;
 
+pub(crate) use allocation::{Asked, Piece};
 pub(crate) use reservations::Guarded;
 
 use crate::clock::{Clock, LOOK_EVERY_MAX};
@@ -30,6 +32,7 @@ use crate::metrics::{Metrics, count};
 use crate::offer::{Offer, Routes};
 use crate::ring::{Purpose, Ring};
 use crate::translation::Requests;
+use allocation::Waiting;
 use hosts::HostWork;
 use moves::Moves;
 use reservations::{Place, Reserving, Step};
@@ -162,6 +165,8 @@ pub(crate) struct Reactor {
     reserving: Slab<Reserving>,
     /// Of those, or of other reactors here: which hosts wait for what was passed on to another node.
     passed_on: Slab<HostTag>,
+    /// Hosts here that ask how blocks are allocated.
+    allocations: Slab<Waiting>,
     /// What mirrors here were asked on behalf of reservations.
     steps: Slab<Step>,
     /// Requests of one step of an operation, empty between steps.
@@ -209,6 +214,7 @@ impl Reactor {
             host_work: Slab::new(),
             reserving: Slab::new(),
             passed_on: Slab::new(),
+            allocations: Slab::new(),
             steps: Slab::new(),
             requests: Requests::new(),
             moves: Moves::default(),
@@ -303,6 +309,8 @@ impl Reactor {
             Message::Reserve(shard, volume, job) => self.reserve_here(shard, volume, *job),
             Message::Reserved(asker, answer) => self.reserved(asker, answer),
             Message::HostDone(tag, outcome) => self.host_done(tag, outcome),
+            Message::Allocation(shard, volume, asked) => self.allocation_here(shard, volume, asked),
+            Message::Allocated(asker, found) => self.allocation_found(asker, found),
             Message::Judged(connection, tag, outcome) => self.judged(connection, tag, *outcome),
             Message::Adopt(connection) => self.adopt(*connection),
             Message::Stop => self.is_ending = true,

@@ -298,6 +298,57 @@ fn both_protocols_see_the_same_blocks() {
     assert!(refused.status.is_path_condition(), "{:?}", refused.status);
 }
 
+/// GET LBA STATUS: the pieces as (first block, blocks, provisioning status).
+fn lba_status(session: &mut iscsi::Session, lun: u16, lba: u64) -> Vec<(u64, u32, u8)> {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[12]) = (0x9e, 0x12, 4);
+    cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+    let told = session.run(|initiator| initiator.command(lun, cdb, 1024, &[]));
+    assert_eq!(told.status, CompletionStatus::Good);
+    let piece = |bytes: &[u8]| {
+        let (lba, blocks) = (bytes[..8].try_into().unwrap(), bytes[8..12].try_into().unwrap());
+        (u64::from_be_bytes(lba), u32::from_be_bytes(blocks), bytes[12])
+    };
+    told.data[8..].chunks_exact(16).map(piece).collect()
+}
+
+#[test]
+fn blocks_that_nobody_wrote_are_told_and_a_written_one_is_known_after_a_failover() {
+    const MAPPED: u8 = 0;
+    const ANCHORED: u8 = 2;
+    let mut pair = Pair::start(2);
+    let group = pair.control.create_volume(16, VOLUME);
+    drop(pair.path(0, 16, AnaState::Optimized));
+    let open = |pair: &Pair, node: usize| {
+        let mut session = iscsi::Session::open(pair.control.lock().nodes[node].portals.iscsi);
+        session.run(|initiator| initiator.test_unit_ready(16));
+        session
+    };
+    let mut session = open(&pair, 0);
+    let all = (VOLUME / 512) as u32;
+    let region = (voute_schemas::place::REGION_BYTES / 512) as u32;
+    assert_eq!(lba_status(&mut session, 16, 0), [(0, all, ANCHORED)]);
+    let written = session.run(|initiator| initiator.write(16, u64::from(region) + 5, &block(1), 512));
+    assert_eq!(written.status, CompletionStatus::Good);
+    let (first, second) = (u64::from(region), u64::from(2 * region));
+    let expected =
+        [(0, region, ANCHORED), (first, region, MAPPED), (second, all - 2 * region, ANCHORED)];
+    assert_eq!(lba_status(&mut session, 16, 0), expected);
+    assert_eq!(lba_status(&mut session, 16, first + 1)[0], (first + 1, region - 1, MAPPED));
+
+    let mut standby = open(&pair, 1);
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[12]) = (0x9e, 0x12, 4);
+    let refused = standby.run(|initiator| initiator.command(16, cdb, 1024, &[]));
+    assert!(refused.status.is_path_condition(), "who does not own cannot know");
+
+    pair.kill(0);
+    pair.fail_over(group, 1);
+    drop(pair.path(1, 16, AnaState::Optimized));
+    let mut session = open(&pair, 1);
+    assert_eq!(lba_status(&mut session, 16, 0), expected, "the other leg notes the same");
+}
+
 /// SET TARGET PORT GROUPS: the ports of this group are to be active and optimized.
 fn activate(session: &mut iscsi::Session, lun: u16, port_group: u16) -> CompletionStatus {
     let [high, low] = port_group.to_be_bytes();

@@ -25,6 +25,33 @@ impl Keeper {
         })
     }
 
+    /// The range in pieces that may hold data or were never written; see [`crate::Mirror::allocation`].
+    pub(crate) fn allocation(
+        &self,
+        volume: u32,
+        offset: u64,
+        length: u64,
+        pieces_max: usize,
+    ) -> Option<Vec<(u64, u64, bool)>> {
+        let leg = &self.legs[self.position(volume)?];
+        let end = offset.checked_add(length).filter(|end| *end <= leg.size)?;
+        let region_bytes = leg.spec.region_bytes;
+        let (mut pieces, mut at): (Vec<(u64, u64, bool)>, u64) = (Vec::new(), offset);
+        while at < end {
+            let region = at / region_bytes;
+            let next = ((region + 1) * region_bytes).min(end);
+            let written = self.is_written(volume, region);
+            let count = pieces.len();
+            match pieces.last_mut() {
+                Some(last) if last.2 == written => last.1 += next - at,
+                _ if count == pieces_max => break,
+                _ => pieces.push((at, next - at, written)),
+            }
+            at = next;
+        }
+        Some(pieces)
+    }
+
     /// Sets dirty bits; one [`KeeperEvent::Done`] per page until whose write the caller must wait.
     /// Returns how many: none if all bits are on disk already.
     pub(crate) fn mark_dirty(

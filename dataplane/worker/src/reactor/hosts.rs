@@ -39,6 +39,7 @@ struct Surfaced {
 
 enum ProtocolOperation {
     Reservation(Request),
+    Allocation { blocks: u32 },
     Nvme(nvme::Operation),
     Iscsi(iscsi::Operation),
 }
@@ -156,6 +157,9 @@ impl Reactor {
             ProtocolOperation::Nvme(operation) => nvme_work(operation, route.block_bytes),
             ProtocolOperation::Iscsi(operation) => iscsi_work(operation, route.block_bytes),
         };
+            ProtocolOperation::Allocation { blocks } => {
+                return self.begin_allocation((connection, tag), route, nexus, (lba, blocks));
+            }
         if let Work::Write { data, .. } = &work {
             count(&self.parts.metrics.written_bytes, data.len() as u64);
         }
@@ -302,6 +306,9 @@ fn of_iscsi(request: iscsi::Request) -> Surfaced {
         },
     }
 }
+            iscsi::Operation::AllocationStatus { blocks, .. } => {
+                ProtocolOperation::Allocation { blocks }
+            }
 
 fn nvme_work(operation: nvme::Operation, block: u32) -> Work {
     use nvme::Operation;
@@ -343,7 +350,8 @@ fn iscsi_work(operation: iscsi::Operation, block: u32) -> Work {
             Work::Read { offset: lba * block, length: bytes(blocks) }
         }
         Operation::Write { lba, data, .. } => Work::Write { offset: lba * block, data },
-        // "Done" says of an allocation that all of it is mapped. Reservations and moves do not get here.
+        Operation::WriteAtomic { lba, data, .. } => Work::WriteWhole { offset: lba * block, data },
+        // Allocations, reservations and moves do not get here.
         Operation::Flush
         | Operation::AllocationStatus { .. }
         | Operation::Reservation(_)

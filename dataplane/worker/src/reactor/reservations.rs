@@ -10,6 +10,7 @@
 //! one queue stay with the owner; what is asked twice on the way is refused, not passed on again.
 
 use super::Reactor;
+use super::allocation::{Asked, Piece};
 use super::hosts::{host_tag, of_host_tag, outcome_of_iscsi, outcome_of_nvme};
 use crate::connection::{ConnectionId, Protocol};
 use crate::link::LinkAsker;
@@ -44,11 +45,19 @@ pub(super) struct Place {
     desk: Option<Desk>,
 }
 
-/// Something that a mirror here was asked on behalf of reservations.
+impl Place {
+    /// Whether a command must be refused; `None`: that cannot be judged.
+    pub(super) fn conflicts(&self, nexus: &Nexus, access: Access) -> Option<bool> {
+        self.desk.as_ref().map(|desk| desk.conflicts(nexus, access))
+    }
+}
+
+/// Something that a mirror here was asked on behalf of reservations, or of who must know that it serves.
 pub(super) enum Step {
     Desk { shard: u16, volume: VolumeId, ask: Ask },
     Data { shard: u16, parked: Guarded },
     Job { shard: u16, volume: VolumeId, job: Job },
+    Allocation { shard: u16, volume: VolumeId, asked: Asked, found: Option<Vec<Piece>> },
 }
 
 /// A request about reservations of a host here or, passed on, of a peer's: under way.
@@ -180,7 +189,7 @@ impl Reactor {
 
     // --- where the volume lives
 
-    fn place_of(&self, shard: u16) -> Option<usize> {
+    pub(super) fn place_of(&self, shard: u16) -> Option<usize> {
         let place = usize::from(shard) / self.parts.mailboxes.len();
         self.shards.get(place).filter(|found| found.number == shard).map(|_| place)
     }
@@ -235,7 +244,7 @@ impl Reactor {
         }
     }
 
-    fn ask(&mut self, place: usize, volume: VolumeId, step: Step, operation: HostOperation) {
+    pub(super) fn ask(&mut self, place: usize, volume: VolumeId, step: Step, operation: HostOperation) {
         let id = host_tag(HOME, self.steps.insert(step), 0);
         let now = self.clock.now();
         let shard = &mut self.shards[place];
@@ -262,6 +271,10 @@ impl Reactor {
                 }
                 self.carry_out(shard, volume, orders);
             }
+            Some(Step::Allocation { shard, volume, asked, found }) => match failed {
+                None => self.allocation_confirmed(shard, volume, asked, found),
+                Some(failed) => self.answer_allocation(asked.asker(), Err(failed.outcome())),
+            },
             Some(Step::Data { shard, parked }) => {
                 let failed = failed.or(self.unknown(shard, parked.request.volume));
                 match failed {
