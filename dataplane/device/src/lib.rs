@@ -34,9 +34,9 @@ mod queue;
 mod remote;
 mod signature;
 
-pub use adopt::{AdoptError, Adopted, adopt};
+pub use adopt::{AdoptError, Adopted, adopt, adopt_with_keys};
 pub use header::DeviceHeader;
 pub use open::OpenDevice;
 pub use queue::{DEPTH_MAX, DeviceQueue, REQUESTS_MAX};
-pub use remote::RemoteError;
+pub use remote::{ArrayKeys, ArrayKeysError, RemoteError};
 pub use signature::Content;

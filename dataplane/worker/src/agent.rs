@@ -38,7 +38,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use trust::{Proven, SpecError};
-use voute_device::{AdoptError, Adopted, adopt};
+use voute_device::{AdoptError, Adopted, ArrayKeys, adopt_with_keys};
 use voute_mirror::Identity;
 use voute_schemas::command::Escalation;
 use voute_schemas::contract::*;
@@ -72,6 +72,7 @@ pub(crate) struct Parts {
     pub(crate) mailboxes: Arc<[Arc<Mailbox>]>,
     pub(crate) offer: Arc<Offer>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) array_keys: ArrayKeys,
 }
 
 pub(crate) struct Agent {
@@ -442,8 +443,9 @@ impl Agent {
             };
             if is_new {
                 self.devices.insert(spec.device, (spec.clone(), DeviceState::Opening));
-                let spec = spec.clone();
-                self.adoptions.spawn_blocking(move || (spec.device, adopt(&spec, cluster)));
+                let (spec, keys) = (spec.clone(), self.parts.array_keys.clone());
+                let adopt = move || (spec.device, adopt_with_keys(&spec, cluster, &keys));
+                self.adoptions.spawn_blocking(adopt);
             } else if let Some((known, state)) = self.devices.get_mut(&spec.device) {
                 *known = spec.clone();
                 // The log may not have heard it.

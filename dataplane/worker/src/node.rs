@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use voute_device::ArrayKeys;
 use voute_schemas::NodeId;
 
 /// Most reactors of a node: there are no more shards than that to spread.
@@ -37,6 +38,8 @@ pub struct NodeConfig {
     pub control: Vec<String>,
     /// Folder for what it remembers; of this node alone.
     pub data_dir: PathBuf,
+    /// What it proves to arrays that lend it namespaces.
+    pub array_keys: ArrayKeys,
     /// Reactor threads, 1 to [`REACTORS_MAX`]; as many as there are cores if `None`.
     pub reactors: Option<usize>,
     /// How long a reactor looks again without sleeping after the last thing that happened,
@@ -60,6 +63,7 @@ impl NodeConfig {
             secret,
             control,
             data_dir,
+            array_keys: ArrayKeys::default(),
             reactors: None,
             spin_us: 50,
             pin: true,
@@ -208,6 +212,7 @@ pub fn run(config: NodeConfig, stop: Stop) -> Result<(), NodeError> {
         mailboxes,
         offer: Offer::new(),
         metrics: config.metrics,
+        array_keys: config.array_keys,
     });
     let result = run_agent(agent, dialer, from_reactors, has_ended, stop);
     drop(threads);

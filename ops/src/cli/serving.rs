@@ -122,6 +122,10 @@ pub struct NodeRunArguments {
     /// Folder for the node's state.
     #[arg(long, value_name = "DIR", requires = "id")]
     pub data_dir: Option<PathBuf>,
+    /// File with the keys that this node proves to NVMe/TCP arrays: a line for each array with its NQN, the cluster's
+    /// DHHC-1 key, and the array's own if it must prove one.
+    #[arg(long, value_name = "FILE", requires = "id")]
+    pub array_keys: Option<PathBuf>,
     /// Threads that poll; one per core when left out.
     #[arg(long, value_name = "COUNT", requires = "id", value_parser = clap::value_parser!(u16).range(1..=16))]
     pub reactors: Option<u16>,

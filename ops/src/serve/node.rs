@@ -4,7 +4,7 @@ use crate::api::token::read_token;
 use crate::cli::API_DEFAULT;
 use crate::cli::serving::NodeRunArguments;
 use anyhow::Context;
-use voute_worker::{NodeConfig, Stop};
+use voute_worker::{ArrayKeys, NodeConfig, Stop};
 
 /// Runs a node until SIGINT or SIGTERM.
 ///
@@ -32,6 +32,11 @@ fn configure(arguments: NodeRunArguments) -> anyhow::Result<NodeConfig> {
         control.push(API_DEFAULT.to_owned());
     }
     let mut config = NodeConfig::new(node, read_token(&secret_file)?, control, data_dir);
+    if let Some(file) = arguments.array_keys {
+        config.array_keys = ArrayKeys::in_file(file);
+        // Told now rather than at the first array.
+        config.array_keys.check()?;
+    }
     config.reactors = arguments.reactors.map(usize::from);
     config.pin = !arguments.no_pin;
     if let Some(spin_us) = arguments.spin_us {
