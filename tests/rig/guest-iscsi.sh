@@ -10,6 +10,7 @@ cat >multipath.conf <<'C'
 defaults {
     find_multipaths no
     user_friendly_names yes
+    reservation_key 0xabc1
     polling_interval 1
     max_polling_interval 2
     checker_timeout 5
@@ -83,18 +84,40 @@ tools() {
     local disk served=0
     for disk in $(disks_of 0) $(disks_of 1); do
         each "$disk" sg_inq "sg_vpd -a" "sg_vpd -p sv" "sg_vpd -p sn" "sg_vpd -p di" "sg_vpd -p bl" "sg_vpd -p bdc" \
-            "sg_vpd -p lbpv" "sg_vpd -p ei" "sg_vpd -p tpc" "sg_rtpg -d" sg_luns sg_opcodes sg_requests
+            "sg_vpd -p lbpv" "sg_vpd -p ei" "sg_vpd -p tpc" "sg_rtpg -d" sg_luns sg_opcodes "sg_opcodes --mask --opcode=0x4d" "sg_opcodes -t" sg_requests \
+            "sg_logs" "sg_logs -a" "sg_logs -L" "sg_logs -t" "sg_logs -p ie" "sg_senddiag -t" "sg_persist -i -c" "sg_persist -i -k" "sg_persist -i -r" "sg_persist -i -s"
         serving "$disk" || continue
         served=$((served + 1))
-        each "$disk" sg_readcap "sg_readcap -l" "sg_modes -a" "sg_modes -6 -a" "sg_modes -c 1 -a" sg_turs "sg_get_lba_status -l 0" "sg_persist -i -c" \
-            "sg_persist -i -k" "sg_persist -i -r" "sg_persist -i -s" sg_sync "sg_verify -l 0 -c 8"
+        each "$disk" sg_readcap "sg_readcap -l" "sg_modes -a" "sg_modes -6 -a" "sg_modes -c 1 -a" sg_turs "sg_get_lba_status -l 0" \
+            sg_sync "sg_verify -l 0 -c 8"
     done
     [ $served = 2 ] || die "$served disks serve, 2 should"
-    result "sg3-utils: pages; sizes, modes, reservations where served" ok
+    result "sg3-utils: pages, logs, reservations on every path; sizes, modes, sync where served" ok
     sg_rtpg -d "$(disks_of 0 | head -1)"
     sg_vpd -p di "$(disks_of 0 | head -1)"
 }
 
+# A cluster manager reserves by every path of a map, those on standby too; one that is not registered
+# is kept out on each.
+keys() { mpathpersist --in -k "$1" | grep -oE '0x[0-9a-f]+' | grep -c "$2" || true; }
+reserved() { mpathpersist --in -r "$1" | grep -q 'Write Exclusive, registrants only'; }
+persistent() {
+    local map=$1
+    check "mpathpersist registers on both paths" mpathpersist --out --register --param-sark=0xabc1 "$map"
+    [ "$(keys "$map" 0xabc1)" -ge 1 ] || { mpathpersist --in -k "$map"; die "the key is not there"; }
+    each "$(disks_of 0 | head -1)" "sg_persist -i -k"
+    [ "$(grep -c 0xabc1 /tmp/tool.out)" = 2 ] || { cat /tmp/tool.out; die "not both paths are registered"; }
+    check "mpathpersist reserves" mpathpersist --out --reserve --param-rk=0xabc1 --prout-type=5 "$map"
+    reserved "$map" || { mpathpersist --in -r "$map"; die "it is not reserved"; }
+    check "the registered host writes" dd if=/dev/zero of="$map" bs=4k count=1 seek=40960 oflag=direct
+}
+unpersistent() {
+    reserved "$1" || { mpathpersist --in -r "$1"; die "the reservation is gone"; }
+    check "it still writes" dd if=/dev/zero of="$1" bs=4k count=1 seek=40960 oflag=direct
+    check "mpathpersist releases" mpathpersist --out --release --param-rk=0xabc1 --prout-type=5 "$1"
+    check "mpathpersist unregisters" mpathpersist --out --register --param-rk=0xabc1 "$1"
+    [ "$(keys "$1" 0xabc1)" = 0 ] || { mpathpersist --in -k "$1"; die "the key is still there"; }
+}
 burst() {
     local what=$1
     shift
@@ -131,6 +154,12 @@ small=$(map 0) large=$(map 1)
 [ -b "$small" ] && [ -b "$large" ] || die "no multipath device of both volumes"
 step "tools"
 tools
+step "reservations by every path"
+persistent "$small"
+cluster do volume move small --to b
+unpersistent "$small"
+cluster do volume move small --to a
+wait_for 30 right_prios || { multipath -ll; die "priorities are $(prios)"; }
 step "verify"
 write_jobs plain "$small" 10 $SMALL_SIZES
 fio_start plain

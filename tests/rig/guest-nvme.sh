@@ -34,8 +34,8 @@ discovering() {
 connect() {
     # shellcheck disable=SC2086
     check "connect-all by one site's portal" nvme connect-all -t tcp -a 10.77.1.1 -s 4420 $RECOMMENDED "$@"
-    settle
-    wait_for 30 all_well || { nvme_paths "$NQN"; die "not two live paths with two ANA states"; }
+    settle 120    # a guest under load is slow to make its devices
+    wait_for 60 all_well || { nvme_paths "$NQN"; die "not two live paths with two ANA states"; }
     result "one multipath device, two paths, two ANA states" ok
     disk=$(nvme_disk "$NQN")
     small=$(disk_of "$disk" 1) large=$(disk_of "$disk" 2)

@@ -51,7 +51,9 @@ dissect -Y 'nvme-tcp || iscsi' -V >"$RUN/dissected"
 nameless='Page(:| Code:) Unknown \(0x0*8[6f]\)|SBC Opcode: Unknown \(0xa4\)|Command Descriptor: Unknown$|Service Action: Unknown \(0x0a\)|Unknown \(0x040b\)'
 nameless+='|Command Set Selected: Unknown \(0x6\)|\(CNS\): Unknown \(0x0[56]\)|SUBTYPE\): Unknown \(0x03\)'
 nameless+='|Opcode: 0x0c Unknown|Access State: Unknown \(0x0\)|Identifier Type: Unknown \(0x[58]\)'
-unknown=$(grep -E 'Unknown|Unassigned|\[incorrect|Bad CRC|Digest Status: Bad' "$RUN/dissected" | grep -vE "$nameless" | sort | uniq -c || true)
+# What an Authentication Receive brings it does not look into; the lines that say so are left out.
+unknown=$(awk '/^NVM Express Fabrics TCP/ {proof = /Authentication Recv/} !(proof && /Nvme Data: Unknown Command/)' "$RUN/dissected" |
+    grep -E 'Unknown|Unassigned|\[incorrect|Bad CRC|Digest Status: Bad' | grep -vE "$nameless" | sort | uniq -c || true)
 [ -z "$unknown" ] || { echo "$unknown"; fail "tshark does not understand these fields"; }
 good=$(grep -cE 'Digest Status: Good|Good CRC32' "$RUN/dissected" || true)
 [ "$good" -gt 100 ] || fail "only $good digests were checked"
