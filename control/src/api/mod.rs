@@ -345,7 +345,7 @@ fn authority(routes: Routes) -> Routes {
             Post,
             "/v1/log-sites",
             Administrator,
-            "Adds, removes or replaces sites of the log, in one commit",
+            "Adds and removes sites of the log, each by a commit of its own",
             log_sites::change,
         )
         .list::<PolicyView, _, _>(

@@ -308,8 +308,9 @@ pub struct CreateCredential {
     pub role: Role,
 }
 
-/// `POST /v1/log-sites`: other sites sign checkpoints from then on. Takes effect when a majority of the
-/// old ones and of the new ones has signed it.
+/// `POST /v1/log-sites`: other sites sign checkpoints from then on. Each site comes or goes by a commit
+/// of its own, those that come first; it takes effect when a majority of the sites before and one of
+/// those after have signed it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeLogSites {

@@ -72,6 +72,12 @@ pub enum Refusal {
         "log site {name} is there already, or has this key: each has a name and a key of its own"
     )]
     LogSiteTaken { name: String },
+    #[error(
+        "{count} log sites would change at once: one may come or go with a commit, so that the majorities before and after have a site in common"
+    )]
+    LogSitesAtOnce { count: usize },
+    #[error("the side vouched for its legs too long ago: asked again, it may vouch again")]
+    VouchedLongAgo,
 
     #[error("site {site} is a witness, which holds no data: choose a data site")]
     WitnessHoldsNoData { site: Name },
@@ -217,6 +223,8 @@ impl Refusal {
             Refusal::LegCount { .. } => "leg-count",
             Refusal::SitesNotDistinct { .. } => "sites-not-distinct",
             Refusal::PoolFull { .. } => "pool-full",
+            Refusal::LogSitesAtOnce { .. } => "log-sites-at-once",
+            Refusal::VouchedLongAgo => "not-vouched",
             Refusal::BlockTooLarge { .. } => "block-too-large",
             Refusal::PoolFragmented { .. } => "pool-fragmented",
             Refusal::VolumeSize { .. } => "volume-size",

@@ -10,6 +10,8 @@ use voute_schemas::event::SiteKind;
 use voute_schemas::ids::*;
 use voute_schemas::proof::Verifier;
 
+/// Commits of a cluster of three.
+const FOUNDED: u64 = 3;
 /// Longest that anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for what must not happen to happen.
@@ -126,11 +128,12 @@ impl World {
         for index in [1, 2] {
             processes.push(world.start(index).await);
         }
-        let add = vec![world.verifier(1), world.verifier(2)];
-        let change = Command::ChangeLogSites { add, remove: vec![] };
-        assert_eq!(sequence(&processes[0].service.submit(change, context()).await), 2);
+        for (index, commit) in [(1, 2), (2, 3)] {
+            let added = vec![world.verifier(index)];
+            assert_eq!(processes[0].change_sites(added, &[]).await, commit);
+        }
         for process in &processes {
-            process.reaches(2).await;
+            process.reaches(FOUNDED).await;
         }
         (world, processes)
     }
@@ -156,29 +159,29 @@ async fn a_commit_takes_effect_when_two_of_three_sites_signed_it() {
     assert!(processes.iter().all(|process| process.is_signed_by(2)));
     // One is cut off: nobody notices, whoever is asked.
     world.ring[2].cut(true);
-    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 3);
-    assert_eq!(sequence(&processes[1].service.submit(add_site("b"), context()).await), 4);
-    assert!(processes[2].service.state().position().sequence.0 < 4);
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 4);
+    assert_eq!(sequence(&processes[1].service.submit(add_site("b"), context()).await), 5);
+    assert!(processes[2].service.state().position().sequence.0 < 5);
     // Two are cut off: it is in the log, and has no effect; nothing more is appended behind it.
     world.ring[1].cut(true);
     let asked = ask(&processes[0].service, add_site("c"));
-    while world.log.as_ref().read(Sequence(5), 9).await.unwrap().is_empty() {
+    while world.log.as_ref().read(Sequence(6), 9).await.unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let behind = ask(&processes[0].service, add_site("d"));
     tokio::time::sleep(A_WHILE).await;
     assert!(!asked.is_finished() && !behind.is_finished());
     for process in &processes {
-        assert!(process.service.state().position().sequence.0 < 5);
+        assert!(process.service.state().position().sequence.0 < 6);
     }
-    assert_eq!(world.log.as_ref().read(Sequence(5), 9).await.unwrap().len(), 1);
+    assert_eq!(world.log.as_ref().read(Sequence(6), 9).await.unwrap().len(), 1);
     // They are back: it takes effect everywhere.
     world.ring[1].cut(false);
-    assert_eq!(sequence(&asked.await.unwrap()), 5);
-    assert_eq!(sequence(&behind.await.unwrap()), 6);
+    assert_eq!(sequence(&asked.await.unwrap()), 6);
+    assert_eq!(sequence(&behind.await.unwrap()), 7);
     world.ring[2].cut(false);
     for process in &processes {
-        process.reaches(6).await;
+        process.reaches(7).await;
     }
 }
 
@@ -193,7 +196,7 @@ async fn commits_that_wait_for_signatures_are_told_of() {
     let told = tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap().clone();
     assert!(told.unsigned.unwrap().contains("2 of 3"));
     world.ring[1].cut(false);
-    assert_eq!(sequence(&asked.await.unwrap()), 3);
+    assert_eq!(sequence(&asked.await.unwrap()), 4);
     let over = condition.wait_for(|condition| condition.unsigned.is_none());
     tokio::time::timeout(PATIENCE, over).await.unwrap().unwrap();
 }
@@ -207,10 +210,10 @@ async fn many_writers_at_once_all_come_to_an_effect() {
         asked.push(ask(&process.service, add_site(&format!("site-{number}"))));
     }
     for answer in asked {
-        assert!(sequence(&answer.await.unwrap()) > 2);
+        assert!(sequence(&answer.await.unwrap()) > 3);
     }
     for process in &processes {
-        process.reaches(62).await;
+        process.reaches(63).await;
         assert_eq!(process.service.state().sites().count(), 60);
     }
 }
@@ -222,19 +225,19 @@ async fn new_sites_take_over_only_with_the_old_ones_majority() {
     processes.pop().unwrap().stop().await;
     world.ring[3].cut(true);
     processes.push(world.start(3).await);
-    let replace =
-        Command::ChangeLogSites { add: vec![world.verifier(3)], remove: vec!["s2".to_owned()] };
-    // Cut off from both, the first may append it, but the new set alone does not make it so.
+    let add = Command::ChangeLogSites { add: vec![world.verifier(3)], remove: vec![] };
+    // Cut off from the second, the first may append it: two of three, but not three of four.
     world.ring[1].cut(true);
     world.ring[3].cut(false);
-    let asked = ask(&processes[0].service, replace);
+    let asked = ask(&processes[0].service, add);
     tokio::time::sleep(A_WHILE).await;
-    assert!(!asked.is_finished(), "s0 and s3 are a majority of the new sites only");
+    assert!(!asked.is_finished(), "s0 and s3 are no majority of the new sites, nor of the old");
     world.ring[1].cut(false);
-    assert_eq!(sequence(&asked.await.unwrap()), 3);
+    assert_eq!(sequence(&asked.await.unwrap()), 4);
+    assert_eq!(processes[0].change_sites(vec![], &["s2"]).await, 5);
     // From here on the new one counts.
     world.ring[1].cut(true);
-    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 4);
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 6);
     assert!(processes[0].is_signed_by(2));
 }
 
@@ -252,48 +255,118 @@ impl Process {
 async fn who_was_away_while_sites_were_replaced_follows_how_they_handed_over() {
     let (world, mut processes) = World::three().await;
     let away = world.start(4).await;
-    away.reaches(2).await;
+    away.reaches(3).await;
     away.stop().await;
     processes.push(world.start(3).await);
-    assert_eq!(processes[0].change_sites(vec![world.verifier(3)], &[]).await, 3);
-    assert_eq!(processes[0].change_sites(vec![], &["s1"]).await, 4);
-    processes[3].reaches(4).await;
+    assert_eq!(processes[0].change_sites(vec![world.verifier(3)], &[]).await, 4);
+    assert_eq!(processes[0].change_sites(vec![], &["s1"]).await, 5);
+    processes[3].reaches(5).await;
     processes.remove(1).stop().await;
-    assert_eq!(processes[0].change_sites(vec![], &["s2"]).await, 5);
-    processes[2].reaches(5).await;
+    assert_eq!(processes[0].change_sites(vec![], &["s2"]).await, 6);
+    processes[2].reaches(6).await;
     processes.remove(1).stop().await;
     for name in ["a", "b"] {
         sequence(&processes[0].service.submit(add_site(name), context()).await);
     }
     let back = world.start(4).await;
-    back.reaches(7).await;
+    back.reaches(8).await;
     // It can tell nodes, too.
     let view = back.service.read(Clone::clone);
     let shown = back.service.hand_overs(&view).await.unwrap();
     let shown: Vec<u64> = shown.iter().map(|it| it.named.sequence.0).collect();
-    assert_eq!(shown[shown.len() - 3..], [3, 4, 5]);
+    assert_eq!(shown[shown.len() - 3..], [4, 5, 6]);
     // And it goes on from there when it is started again.
     back.stop().await;
     let again = world.start(4).await;
-    again.reaches(7).await;
+    again.reaches(8).await;
     let again = again.service.hand_overs(&view).await.unwrap();
-    assert_eq!(again.last().unwrap().named.sequence.0, 5);
+    assert_eq!(again.last().unwrap().named.sequence.0, 6);
+}
+
+/// A site that is not there was added. Whoever takes it back need not wait for it, nor restart.
+#[tokio::test]
+async fn a_change_of_sites_that_waits_in_vain_can_be_taken_back() {
+    let world = World::new();
+    let process = world.start(0).await;
+    let (cluster, name) = (ClusterId::generate(), Name::new("c").unwrap());
+    let create = Command::CreateCluster { cluster, name, log_site: world.verifier(0) };
+    assert_eq!(sequence(&process.service.submit(create, context()).await), 1);
+    let add = Command::ChangeLogSites { add: vec![world.verifier(1)], remove: vec![] };
+    let added = ask(&process.service, add);
+    while world.log.as_ref().read(Sequence(2), 9).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let behind = ask(&process.service, add_site("a"));
+    // It tells how.
+    let mut condition = process.service.condition();
+    let told = condition.wait_for(|condition| condition.unsigned.is_some());
+    let told = tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap().clone();
+    assert!(told.unsigned.as_ref().unwrap().contains("`voute log-site remove s1`"), "{told:?}");
+    assert!(!added.is_finished() && !behind.is_finished());
+    // Another change of sites waits like everything else.
+    let more = Command::ChangeLogSites { add: vec![world.verifier(2)], remove: vec![] };
+    let more = ask(&process.service, more);
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(world.log.as_ref().read(Sequence(3), 9).await.unwrap().len(), 0);
+    more.abort();
+    assert!(more.await.is_err());
+    assert_eq!(process.change_sites(vec![], &["s1"]).await, 3);
+    assert_eq!(sequence(&added.await.unwrap()), 2, "it was in the log, and was taken back");
+    assert!(sequence(&behind.await.unwrap()) > 3);
+    assert!(process.is_signed_by(1));
+}
+
+/// Who asked gave up, and may have done otherwise since.
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_done_when_signatures_come_back() {
+    let (world, processes) = World::three().await;
+    world.ring[1].cut(true);
+    world.ring[2].cut(true);
+    let asked = ask(&processes[0].service, add_site("a"));
+    while world.log.as_ref().read(Sequence(4), 9).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let given_up = ask(&processes[0].service, add_site("given-up"));
+    let behind = ask(&processes[0].service, add_site("b"));
+    tokio::time::sleep(A_WHILE).await;
+    given_up.abort();
+    assert!(given_up.await.is_err());
+    world.ring[1].cut(false);
+    assert_eq!(sequence(&asked.await.unwrap()), 4);
+    assert_eq!(sequence(&behind.await.unwrap()), 5);
+    let state = processes[0].service.state();
+    assert!(state.sites().all(|(_, site)| site.name.as_str() != "given-up"));
+}
+
+/// Whoever is to become a site is heard before it is one.
+#[tokio::test]
+async fn who_is_no_site_yet_is_heard_by_the_others() {
+    let (world, processes) = World::three().await;
+    let hears = async |index| {
+        let verifier = world.verifier(index);
+        processes[0].service.hears(&verifier, Duration::from_secs(2)).await
+    };
+    assert!(!hears(3).await, "it does not run");
+    let fourth = world.start(3).await;
+    assert!(hears(3).await);
+    assert!(!hears(4).await);
+    fourth.stop().await;
 }
 
 #[tokio::test]
 async fn a_restarted_process_needs_no_more_than_the_others_word() {
     let (world, mut processes) = World::three().await;
     processes.remove(1).stop().await;
-    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 3);
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 4);
     let again = world.start(1).await;
-    again.reaches(3).await;
-    assert_eq!(sequence(&again.service.submit(add_site("b"), context()).await), 4);
+    again.reaches(4).await;
+    assert_eq!(sequence(&again.service.submit(add_site("b"), context()).await), 5);
 }
 
 #[tokio::test]
 async fn a_lost_register_begins_anew_only_after_both_others_were_heard() {
     let (world, mut processes) = World::three().await;
-    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 3);
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 4);
     processes.remove(1).stop().await;
     std::fs::remove_file(world.register(1)).unwrap();
     world.ring[2].cut(true);
@@ -304,11 +377,11 @@ async fn a_lost_register_begins_anew_only_after_both_others_were_heard() {
     assert!(!asked.is_finished());
     assert!(!world.register(1).exists());
     world.ring[2].cut(false);
-    assert_eq!(sequence(&asked.await.unwrap()), 4);
+    assert_eq!(sequence(&asked.await.unwrap()), 5);
     let mut reseeded = again.service.reseeded();
     let signed = tokio::time::timeout(PATIENCE, reseeded.wait_for(Option::is_some)).await;
     let signed = signed.unwrap().unwrap().unwrap();
-    assert!(signed.size >= 3, "{signed:?}");
+    assert!(signed.size >= 4, "{signed:?}");
     assert!(world.register(1).exists());
 }
 
@@ -316,7 +389,7 @@ async fn a_lost_register_begins_anew_only_after_both_others_were_heard() {
 async fn a_process_whose_log_is_another_branch_is_outvoted_and_stops() {
     let (world, mut processes) = World::three().await;
     processes.pop().unwrap().stop().await;
-    // Its replica has another third commit than the one that the others go on to sign.
+    // Its replica has another fourth commit than the one that the others go on to sign.
     let other = EmbeddedLog::open(world.folder.path().join("other.redb")).unwrap();
     let commits = world.log.as_ref().read(Sequence(1), 9).await.unwrap();
     let mut commits: Vec<voute_schemas::Commit> = commits
@@ -324,13 +397,13 @@ async fn a_process_whose_log_is_another_branch_is_outvoted_and_stops() {
         .map(|stored| voute_schemas::Commit::decode(&stored.bytes).unwrap())
         .collect();
     other.append(Position::ZERO, &commits).await.unwrap();
-    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 3);
+    assert_eq!(sequence(&processes[0].service.submit(add_site("a"), context()).await), 4);
     let head = Position {
-        sequence: Sequence(2),
-        hash: voute_schemas::Hash::of_commit(&commits[1].encode()),
+        sequence: Sequence(3),
+        hash: voute_schemas::Hash::of_commit(&commits[2].encode()),
     };
     let mut branch = commits.pop().unwrap();
-    (branch.sequence, branch.previous, branch.id) = (Sequence(3), head.hash, CommitId::generate());
+    (branch.sequence, branch.previous, branch.id) = (Sequence(4), head.hash, CommitId::generate());
     branch.outcome = voute_schemas::commit::Outcome::Refused {
         code: "x".to_owned(),
         message: "another branch".to_owned(),
@@ -341,5 +414,5 @@ async fn a_process_whose_log_is_another_branch_is_outvoted_and_stops() {
     let ended = tokio::time::timeout(PATIENCE, lost.task).await.expect("it stops").unwrap();
     assert!(matches!(ended, Err(Fault::Outvoted)), "{ended:?}");
     assert!(lost.service.condition().borrow().stopped.is_some());
-    assert_eq!(sequence(&processes[0].service.submit(add_site("b"), context()).await), 4);
+    assert_eq!(sequence(&processes[0].service.submit(add_site("b"), context()).await), 5);
 }

@@ -3,14 +3,15 @@
 //! Order within one append: what goes first, the rest, then refusals, which change nothing.
 
 use super::queue::{Answer, Done, Job, Work};
-use crate::domain::{State, decide, decide_escalations, evolve};
+use crate::domain::{Refusal, State, decide, decide_escalations, evolve};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use voute_events::{APPEND_BYTES_MAX, Position};
+use voute_schemas::command::Escalation;
 use voute_schemas::commit::{COMMIT_BYTES_MAX, Commit, Outcome, REASON_MAX};
 use voute_schemas::contract::EscalationOutcome;
-use voute_schemas::{CommitId, Event, Hash};
+use voute_schemas::{Command, CommitId, Event, Hash};
 
 /// Commits to append, and who waits for them.
 pub(super) struct Draft {
@@ -74,7 +75,7 @@ pub(super) fn draft(
 ) -> Draft {
     let mut drafting = Drafting::new(base, time_unix_ms);
     let mut refusals = Vec::new();
-    for job in jobs {
+    for job in jobs.into_iter().filter(|job| !job.is_given_up()) {
         if !drafting.draft.left.is_empty() {
             drafting.draft.left.push_back(job);
             continue;
@@ -146,12 +147,25 @@ impl Drafting {
 
     fn decide(&self, job: &Job) -> Decided {
         match &job.work {
+            Work::Command(command)
+                if job.is_vouched_long_ago()
+                    && matches!(**command, Command::FailOverSite { .. }) =>
+            {
+                let refusal = Refusal::VouchedLongAgo;
+                refused(refusal.code().to_owned(), refusal.to_string())
+            }
             Work::Command(command) => match decide(&self.state, command) {
                 Ok(events) => Decided::Commit { events, note: None, then: OnCommit::Committed },
                 Err(refusal) => refused(refusal.code().to_owned(), refusal.to_string()),
             },
             Work::Escalations { node, requests } => {
-                let results = decide_escalations(&self.state, *node, requests);
+                let mut results = decide_escalations(&self.state, *node, requests);
+                if job.is_vouched_long_ago() {
+                    let vouched = results.iter_mut().zip(requests);
+                    vouched
+                        .filter(|(_, request)| matches!(request, Escalation::HandOver { .. }))
+                        .for_each(|(result, _)| *result = Err(Refusal::VouchedLongAgo));
+                }
                 self.gather(results)
             }
             Work::Refusal { code, message, .. } => refused(code.clone(), message.clone()),
@@ -159,7 +173,7 @@ impl Drafting {
     }
 
     /// One commit of all that a node may have; the rest of its requests stands in the reason.
-    fn gather(&self, results: Vec<Result<Vec<Event>, crate::domain::Refusal>>) -> Decided {
+    fn gather(&self, results: Vec<Result<Vec<Event>, Refusal>>) -> Decided {
         let mut events = Vec::new();
         let mut outcomes = Vec::with_capacity(results.len());
         let mut first_refusal = None;

@@ -19,6 +19,7 @@ use crate::domain::state::NamedSites;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 use voute_events::checkpoint::{CheckpointError, claim};
+use voute_events::note::verifier_text;
 use voute_events::register::Signed;
 use voute_events::{Log, Topic, verify};
 use voute_schemas::proof::{Checkpoint, Verifier};
@@ -158,7 +159,11 @@ impl<L: Log> Pipeline<L> {
         let Some(origin) = self.origin() else { return Ok(()) };
         let Some(mut seat) = self.seat.take() else { return Ok(()) };
         let verifier = seat.verifier();
-        if !self.sites_concerned().contains(&verifier) {
+        // Who may yet become a site signs too, and counts for nothing: so it is known to be there.
+        // Who was one and is one no more has nothing to say.
+        let was_ever = |sites: &NamedSites| sites.sites.contains(&verifier);
+        let is_concerned = self.sites_concerned().contains(&verifier);
+        if !is_concerned && named_in(&self.state).iter().any(was_ever) {
             self.seat = Some(seat);
             return Ok(());
         }
@@ -228,6 +233,17 @@ impl<L: Log> Pipeline<L> {
         });
     }
 
+    /// By what command the sites in force are named again, if others are named.
+    fn how_to_take_back(&self) -> Option<String> {
+        let named = &last_named(&self.state).sites;
+        let in_force = &self.in_force.sites;
+        if let Some(added) = named.iter().find(|site| !in_force.contains(site)) {
+            return Some(format!("`voute log-site remove {}`", added.name));
+        }
+        let removed = in_force.iter().find(|site| !named.contains(site))?;
+        Some(format!("`voute log-site add {}`", verifier_text(removed)))
+    }
+
     /// Tells those who were away how sites handed over: one hand-over at a time, in turn.
     async fn say_a_hand_over(&mut self) {
         if self.exchange.is_alone() {
@@ -254,8 +270,12 @@ impl<L: Log> Pipeline<L> {
             .map(|site| site.verifier.name.as_str())
             .collect();
         let silent = if silent.is_empty() { "none".to_owned() } else { silent.join(", ") };
+        let take_back = match self.how_to_take_back() {
+            Some(how) => format!("; it follows a change of the log's sites, which {how} takes back"),
+            None => String::new(),
+        };
         format!(
-            "commit {} takes effect only when {} of {} log sites have signed it; not heard: {silent}",
+            "commit {} takes effect only when {} of {} log sites have signed it; not heard: {silent}{take_back}",
             first.state.position().sequence,
             sites.len() / 2 + 1,
             sites.len()
@@ -274,6 +294,9 @@ impl<L: Log> Pipeline<L> {
                 let is_handed_over = self.hands_over() && self.take_hand_over(&checkpoint);
                 if is_handed_over {
                     self.note_log_sites();
+                }
+                if keys.is_empty() {
+                    self.shared.strangers.hear(checkpoint);
                 }
                 is_handed_over || !keys.is_empty()
             }

@@ -28,6 +28,11 @@ pub(crate) fn majorities_meet(one: &[Verifier], other: &[Verifier]) -> bool {
     majority(one) + majority(other) > one.len() + of_both
 }
 
+/// Whether the same sites sign, in whatever order they are named.
+pub(crate) fn same_sites(one: &[Verifier], other: &[Verifier]) -> bool {
+    one.len() == other.len() && one.iter().all(|site| other.contains(site))
+}
+
 /// Who must sign `size` commits so that they take effect where `in_force` is: each set that is named
 /// up to there, but for those that were taken back. Nothing if that cannot be told any more: more
 /// changes lie between than are remembered.
@@ -52,7 +57,8 @@ pub(super) fn on_the_way<'a>(
         let neighbours =
             index.checked_sub(1).and_then(|before| all.get(before)).zip(all.get(index + 1));
         neighbours.is_some_and(|(before, after)| {
-            before.sites == after.sites && majorities_meet(&before.sites, &all[index].sites)
+            same_sites(&before.sites, &after.sites)
+                && majorities_meet(&before.sites, &all[index].sites)
         })
     };
     let kept = all.iter().enumerate().filter(|(index, _)| !is_taken_back(*index));
@@ -110,6 +116,8 @@ mod tests {
     #[test]
     fn what_was_taken_back_need_not_sign() {
         let in_force = named(1, "a");
+        let all = [named(1, "abc"), named(10, "bc"), named(12, "bca")];
+        assert!(takes_effect(&all[0], &all, 12, "ac"), "in whatever order it is named again");
         let all = [in_force.clone(), named(10, "ab"), named(12, "a")];
         assert!(!takes_effect(&in_force, &all, 11, "a"));
         assert!(takes_effect(&in_force, &all, 12, "a"));

@@ -21,6 +21,7 @@ mod queue;
 mod refusals;
 mod seat;
 mod snapshots;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
@@ -32,12 +33,13 @@ use crate::domain::state::NamedSites;
 use crate::domain::{Refusal, State, decide};
 use hand_over::HandOvers;
 use queue::{Job, Work};
+use strangers::Strangers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
-use voute_events::checkpoint::claim;
+use voute_events::checkpoint::{Claim, claim};
 use voute_events::register::Signed;
 use voute_events::{MerkleTree, Position, ReadError, StoredCommit};
 use voute_schemas::command::Escalation;
@@ -160,6 +162,8 @@ pub(crate) struct Shared {
     log_sites: Mutex<Vec<LogSiteSeen>>,
     /// What a lost register began anew with.
     reseeded: watch::Sender<Option<Signed>>,
+    /// What was signed by keys that are none of the log's sites.
+    strangers: Strangers,
     /// How the log's sites handed over, as far as this process knows.
     hand_overs: Mutex<HandOvers>,
     /// The same, with their proofs, as far as these were asked for.
@@ -239,6 +243,8 @@ pub struct Service {
     log: Arc<dyn AnyLogReader>,
     safety: mpsc::Sender<Job>,
     ordinary: mpsc::Sender<Job>,
+    /// Changes of the log's sites: one may have to go before an answer that waits for them.
+    sites: mpsc::Sender<Job>,
 }
 
 impl std::fmt::Debug for Service {
@@ -253,7 +259,11 @@ impl Service {
     /// # Errors
     /// [`Unanswered`]: nothing was committed, or it is not known whether.
     pub async fn submit(&self, command: Command, context: Context) -> Answer {
-        let queue = if goes_first(&command) { &self.safety } else { &self.ordinary };
+        let queue = match &command {
+            Command::ChangeLogSites { .. } => &self.sites,
+            command if goes_first(command) => &self.safety,
+            _ => &self.ordinary,
+        };
         let began = Instant::now();
         let answer = self.ask(queue, Work::Command(Box::new(command)), context).await;
         if let Ok(Done::Committed { position, commit }) = &answer
@@ -311,7 +321,7 @@ impl Service {
 
     async fn ask(&self, queue: &mpsc::Sender<Job>, work: Work, context: Context) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let job = Job { work, context, answer };
+        let job = Job { work, context, asked_at: Instant::now(), answer };
         let wait = async {
             queue.send(job).await.map_err(|_| Unanswered::Stopped)?;
             answered.await.map_err(|_| Unanswered::Stopped)?
@@ -354,6 +364,20 @@ impl Service {
     #[must_use]
     pub fn log_sites(&self) -> Vec<LogSiteSeen> {
         self.shared.log_sites.lock().expect("no holder panics").clone()
+    }
+
+    /// Whether a key that is none of the log's sites signed of late what is read here, or does so
+    /// within some time.
+    pub(crate) async fn hears(&self, verifier: &Verifier, time: Duration) -> bool {
+        let Some(cluster) = self.read(|view| view.state.cluster().map(|it| it.id)) else {
+            return false;
+        };
+        let is_of_here = |claim: &Claim| {
+            let tree = self.shared.tree.read().expect("no holder of the tree panics");
+            claim.origin == checkpoint_origin(cluster)
+                && (claim.size > tree.size() || tree.root(claim.size).ok() == Some(claim.root))
+        };
+        self.shared.strangers.include_within(time, verifier, is_of_here).await
     }
 
     /// Tells when a lost register began anew, and with what.

@@ -14,13 +14,15 @@
 use super::board::Board;
 use super::draft::{Draft, draft, reply};
 use super::effect::last_named;
-use super::queue::{Answer, JOBS_MAX, Job, Unanswered};
+use super::hand_over::same_sites;
+use super::queue::{Answer, JOBS_MAX, Job, Unanswered, Work};
 use super::refusals::RefusalBudget;
 use super::seat::Seat;
 use super::snapshots::Snapshots;
+use super::strangers::Strangers;
 use super::{Changes, Condition, Counters, Service, Shared, View, unix_ms};
 use crate::domain::state::NamedSites;
-use crate::domain::{State, evolve};
+use crate::domain::{State, decide, evolve};
 use crate::projection::{Projection, Snapshot};
 use crate::rebuild::replay;
 use std::collections::VecDeque;
@@ -42,6 +44,8 @@ use voute_schemas::{ClusterId, Commit, Event, Sequence};
 
 /// Most jobs decided for one append.
 const BATCH_MAX: usize = 512;
+/// Most changes of the log's sites that wait.
+const SITES_JOBS_MAX: usize = 16;
 /// Most commits read and evolved at once.
 const READ_MAX: usize = 8_192;
 /// Waits between attempts at a log that does not answer, from and to.
@@ -102,6 +106,7 @@ pub async fn start<L: Log>(
 ) -> Result<(Service, State, JoinHandle<Result<(), Fault>>), Fault> {
     let (safety, safety_jobs) = mpsc::channel(JOBS_MAX);
     let (ordinary, ordinary_jobs) = mpsc::channel(JOBS_MAX);
+    let (sites, sites_jobs) = mpsc::channel(SITES_JOBS_MAX);
     let Snapshot { state, tree, checkpoint, hand_overs } = config.snapshot;
     let known = state.clone();
     let mut stop = config.stop;
@@ -119,6 +124,7 @@ pub async fn start<L: Log>(
         unmeasured: Mutex::default(),
         log_sites: Mutex::default(),
         reseeded: watch::Sender::new(None),
+        strangers: Strangers::default(),
         hand_overs: Mutex::new(hand_overs),
         hand_overs_proven: Mutex::default(),
     });
@@ -139,13 +145,14 @@ pub async fn start<L: Log>(
         unanswered: Vec::new(),
         safety: safety_jobs,
         ordinary: ordinary_jobs,
+        sites: sites_jobs,
         left: VecDeque::new(),
         refusals: RefusalBudget::default(),
         snapshots: Snapshots::new(config.projection, known.position().sequence),
         stop,
     };
     pipeline.begin(&checkpoint).await?;
-    let service = Service { shared, log: Arc::new(log), safety, ordinary };
+    let service = Service { shared, log: Arc::new(log), safety, ordinary, sites };
     let task = tokio::spawn(pipeline.run());
     Ok((service, state, task))
 }
@@ -199,6 +206,7 @@ pub(super) struct Pipeline<L: Log> {
     pub(super) unanswered: Vec<Waiting>,
     safety: mpsc::Receiver<Job>,
     ordinary: mpsc::Receiver<Job>,
+    sites: mpsc::Receiver<Job>,
     /// Jobs that the last append had no room for.
     left: VecDeque<Job>,
     refusals: RefusalBudget,
@@ -223,6 +231,7 @@ pub(super) struct Waiting {
 /// What woke the pipeline.
 enum Wake {
     Job(Box<Job>),
+    Sites(Box<Job>),
     Log,
     Heard(Vec<u8>),
     Repeat,
@@ -254,6 +263,7 @@ impl<L: Log> Pipeline<L> {
                     let jobs = self.gather(*first);
                     self.commit(jobs).await?;
                 }
+                Wake::Sites(change) => self.change_sites(*change).await?,
                 Wake::Log => self.follow().await?,
                 Wake::Heard(message) => {
                     if self.hear(&message) {
@@ -282,9 +292,12 @@ impl<L: Log> Pipeline<L> {
         if may_decide && let Some(job) = self.left.pop_front() {
             return Wake::Job(Box::new(job));
         }
+        let may_change_sites =
+            may_decide || (self.hands_over() && self.left.len() < BATCH_MAX);
         tokio::select! {
             biased;
             _ = self.stop.changed() => Wake::Stop,
+            Some(job) = self.sites.recv(), if may_change_sites => Wake::Sites(Box::new(job)),
             message = self.heard.next() => Wake::Heard(message),
             Some(job) = self.safety.recv(), if may_decide => Wake::Job(Box::new(job)),
             Some(job) = self.ordinary.recv(), if may_decide => Wake::Job(Box::new(job)),
@@ -292,6 +305,33 @@ impl<L: Log> Pipeline<L> {
             () = self.snapshots.due() => Wake::Snapshot,
             _ = self.repeat.tick() => Wake::Repeat,
         }
+    }
+
+    /// A change of the log's sites. While answers wait for sites that are to come into force, perhaps
+    /// in vain, only what goes back to those that are in force is decided.
+    async fn change_sites(&mut self, change: Job) -> Result<(), Fault> {
+        if self.unanswered.is_empty() {
+            let jobs = self.gather(change);
+            return self.commit(jobs).await;
+        }
+        if !self.takes_back(&change.work) {
+            self.left.push_back(change);
+            return Ok(());
+        }
+        tracing::warn!("a change of the log's sites that has not come into force is taken back");
+        let waiting = std::mem::take(&mut self.left);
+        let committed = self.commit(VecDeque::from([change])).await;
+        self.left.extend(waiting);
+        committed
+    }
+
+    fn takes_back(&self, work: &Work) -> bool {
+        let Work::Command(command) = work else { return false };
+        let named = decide(&self.state, command).ok().and_then(|events| match events.first() {
+            Some(Event::LogSitesChanged { sites }) => Some(sites.clone()),
+            _ => None,
+        });
+        named.is_some_and(|sites| same_sites(&sites, &self.in_force.sites))
     }
 
     /// All jobs that are there, those that go first in front.

@@ -2,6 +2,7 @@
 
 use super::Context;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use voute_events::Position;
 use voute_schemas::command::Escalation;
@@ -11,12 +12,29 @@ use voute_schemas::{Command, Commit, NodeId, Sequence};
 /// Most jobs that wait in each queue; further askers wait before it.
 pub(crate) const JOBS_MAX: usize = 1_024;
 
+/// What sides vouched for holds so long after a command was asked for because of it.
+pub(crate) const VOUCHED_FOR_MAX: Duration = Duration::from_secs(2);
+
 /// One thing asked of the pipeline.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) work: Work,
     pub(crate) context: Context,
+    pub(crate) asked_at: Instant,
     pub(crate) answer: oneshot::Sender<Answer>,
+}
+
+impl Job {
+    /// Whether nobody waits for the answer any more: whoever asked gave up, and may have done
+    /// otherwise since.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    /// Whether what it rests on was said too long ago.
+    pub(crate) fn is_vouched_long_ago(&self) -> bool {
+        self.asked_at.elapsed() > VOUCHED_FOR_MAX
+    }
 }
 
 /// What is asked.

@@ -155,7 +155,17 @@ async fn a_second_process_joins_with_the_first_ones_file_and_serves_nodes_the_sa
     let sites = json!({"add": [key_of(&second), "log-3+b2d6f09d+AQ=="]});
     let refused = first.post("/v1/log-sites", sites).await;
     assert_eq!(refused.status, 422, "a mistyped key is refused: {}", refused.text);
-    let changed = first.post("/v1/log-sites", json!({"add": [key_of(&second)]})).await;
+    // Nor is one that is not heard: the log would wait for it for ever.
+    let absent = voute_events::Signer::generate("log-3").unwrap().verifier();
+    let absent = voute_events::note::verifier_text(&absent);
+    let sites = json!({"add": [key_of(&second), absent]});
+    let refused = first.post("/v1/log-sites", sites).await;
+    assert_eq!((refused.status, &refused.body["code"]), (409, &json!("log-site-silent")));
+    // And two sites are worse than one: that must be meant.
+    let sites = json!({"add": [key_of(&second)]});
+    let refused = first.post("/v1/log-sites", sites.clone()).await;
+    assert_eq!((refused.status, &refused.body["code"]), (409, &json!("two-log-sites")));
+    let changed = first.post("/v1/log-sites?force=true", sites).await;
     assert_eq!(changed.status, 200, "{}", changed.text);
     let both_sign = |list: &serde_json::Value| {
         let items = list["items"].as_array().unwrap();
@@ -171,6 +181,32 @@ async fn a_second_process_joins_with_the_first_ones_file_and_serves_nodes_the_sa
     let waited = tokio::time::timeout(Duration::from_secs(1), waiting).await;
     assert!(waited.is_err(), "{waited:?}");
     assert_eq!(second.head().await, before);
+}
+
+#[tokio::test]
+async fn the_file_of_another_cluster_leaves_nothing_of_that_cluster_behind() {
+    let Some(binary) = binary() else { return };
+    let server = Server::start(binary, "sync_interval: always");
+    let ours = server.start_in(tempfile::tempdir().unwrap()).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let options = JetStreamOptions { stream: "other".into(), ..server.options() };
+    let log = LogConfig::JetStream(Box::new(options));
+    let config_of_other = ControlConfig { log, ..config(elsewhere.path()) };
+    let other = run(config_of_other, std::future::pending()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let start = |join: Option<PathBuf>| {
+        let log = LogConfig::JetStream(Box::new(server.options()));
+        let config = ControlConfig { log, join, ..config(folder.path()) };
+        run(config, std::future::pending())
+    };
+    let wrong = start(Some(elsewhere.path().join("join.secret"))).await;
+    assert!(matches!(wrong, Err(StartError::OtherCluster { .. })), "{wrong:?}");
+    // The next start, by a unit that gives `--join` once only, is not let in with what the first kept.
+    let again = start(None).await;
+    assert!(matches!(again, Err(StartError::NotJoined)), "{again:?}");
+    let right = start(Some(ours.folder.path().join("join.secret"))).await;
+    assert!(right.is_ok(), "{right:?}");
+    other.stop();
 }
 
 /// What a control process's log site is known by, as `voute control --show-key` prints it.

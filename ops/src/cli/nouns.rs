@@ -722,7 +722,8 @@ impl From<RoleOfCredential> for Role {
 pub enum LogSiteVerb {
     /// List the sites whose control processes sign for the log, and how far they signed
     List,
-    /// Add sites, all in one commit: from one to three at once, never to two
+    /// Add sites, one after the other; each must be heard. From one, add two at once: with two sites
+    /// losing either stops every change
     #[command(after_help = "\
 Example, with what `voute control --data-dir DIR --show-key` prints on the new machines:
   voute log-site add lyon+2b4b7c2d+AdZ… witness+99f1c0aa+ATk…")]
@@ -731,7 +732,7 @@ Example, with what `voute control --data-dir DIR --show-key` prints on the new m
         #[arg(value_name = "KEY", required = true)]
         keys: Vec<String>,
     },
-    /// Replace a site that is lost for ever, in one commit
+    /// Replace a site that is lost for ever: the new one is added, then the lost one removed
     Replace {
         /// The lost one.
         #[arg(value_name = "NAME")]
@@ -740,7 +741,7 @@ Example, with what `voute control --data-dir DIR --show-key` prints on the new m
         #[arg(value_name = "KEY")]
         key: String,
     },
-    /// Remove sites, all in one commit
+    /// Remove sites, one after the other
     Remove {
         /// Their names.
         #[arg(value_name = "NAME", required = true)]
@@ -766,7 +767,16 @@ pub enum SecretVerb {
     List,
     /// Forget a secret
     Remove {
+        /// Even if one is not heard, or two sites result.
+        #[arg(long)]
+        force: bool,
         /// Its name.
         name: Name,
     },
 }
+        /// Even if it is not heard.
+        #[arg(long)]
+        force: bool,
+        /// Even if two sites result, or too few of those that stay are heard.
+        #[arg(long)]
+        force: bool,

@@ -44,22 +44,23 @@ impl Session<'_> {
     }
 
     pub(super) fn log_site(&self, verb: LogSiteVerb) -> anyhow::Result<()> {
-        let (body, done) = match verb {
+        let (body, force, done) = match verb {
             LogSiteVerb::List => return self.print_list::<LogSiteView>("/v1/log-sites"),
-            LogSiteVerb::Add { keys } => {
+            LogSiteVerb::Add { keys, force } => {
                 let done = format!("{} added", names_in(&keys));
-                (ChangeLogSites { add: keys, remove: vec![] }, done)
+                (ChangeLogSites { add: keys, remove: vec![] }, force, done)
             }
-            LogSiteVerb::Replace { name, key } => {
+            LogSiteVerb::Replace { name, key, force } => {
                 let done = format!("{name} replaced by {}", names_in(std::slice::from_ref(&key)));
-                (ChangeLogSites { add: vec![key], remove: vec![name] }, done)
+                (ChangeLogSites { add: vec![key], remove: vec![name] }, force, done)
             }
-            LogSiteVerb::Remove { names } => {
+            LogSiteVerb::Remove { names, force } => {
                 let done = format!("log site {} removed", names.join(", "));
-                (ChangeLogSites { add: vec![], remove: names }, done)
+                (ChangeLogSites { add: vec![], remove: names }, force, done)
             }
         };
-        let changed = self.client.post("/v1/log-sites", &body)?;
+        let query = if force { "?force=true" } else { "" };
+        let changed = self.client.post(&format!("/v1/log-sites{query}"), &body)?;
         self.report(&changed, &done)?;
         Ok(())
     }

@@ -11,33 +11,35 @@ const LOG_SITES_MAX: usize = 7;
 /// Longest name of one, bytes.
 const NAME_BYTES_MAX: usize = 64;
 
+/// One site comes or one goes. Then the majorities of the sites before and after have a site in common,
+/// and a change that cannot come into force can be taken back (`service/hand_over.rs`).
 pub(super) fn change(
     state: &State,
     add: &[Verifier],
     remove: &[String],
 ) -> Result<Vec<Event>, Refusal> {
     let mut sites = log_sites(state).to_vec();
-    for name in remove {
-        let before = sites.len();
-        sites.retain(|site| site.name != *name);
-        if sites.len() == before {
-            return Err(Refusal::NoSuchLogSite { name: name.clone() });
+    match (add, remove) {
+        ([added], []) => {
+            check_name(&added.name)?;
+            if sites.iter().any(|site| site.name == added.name || site.key == added.key) {
+                return Err(Refusal::LogSiteTaken { name: added.name.clone() });
+            }
+            sites.push(added.clone());
         }
-    }
-    for added in add {
-        check_name(&added.name)?;
-        if sites.iter().any(|site| site.name == added.name || site.key == added.key) {
-            return Err(Refusal::LogSiteTaken { name: added.name.clone() });
+        ([], [name]) => {
+            let before = sites.len();
+            sites.retain(|site| site.name != *name);
+            if sites.len() == before {
+                return Err(Refusal::NoSuchLogSite { name: name.clone() });
+            }
         }
-        sites.push(added.clone());
+        _ => return Err(Refusal::LogSitesAtOnce { count: add.len() + remove.len() }),
     }
     if sites.is_empty() || sites.len() > LOG_SITES_MAX {
         let rule =
             format!("a log has 1 to {LOG_SITES_MAX} sites, this would leave {}", sites.len());
         return Err(Refusal::Invalid { field: "log sites", rule });
-    }
-    if sites == log_sites(state) {
-        return Err(Refusal::Unchanged { what: "these are the log's sites".to_owned() });
     }
     Ok(vec![Event::LogSitesChanged { sites }])
 }

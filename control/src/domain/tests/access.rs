@@ -78,24 +78,40 @@ fn log_site(name: &str, key: u8) -> Verifier {
 }
 
 #[test]
-fn log_sites_are_added_and_replaced_by_one_commit_each() {
+fn log_sites_come_and_go_one_by_one() {
     let mut world = World::founded();
     let first = world.state.cluster().unwrap().log_sites.clone();
-    let add = vec![log_site("b", 21), log_site("c", 22)];
-    world.must(Command::ChangeLogSites { add: add.clone(), remove: vec![] });
-    let all = [first.clone(), add].concat();
+    let change = |add: &[Verifier], remove: &[&str]| Command::ChangeLogSites {
+        add: add.to_vec(),
+        remove: remove.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let (b, c) = (log_site("b", 21), log_site("c", 22));
+    for at_once in [
+        change(&[b.clone(), c.clone()], &[]),
+        change(std::slice::from_ref(&b), &[&first[0].name]),
+        change(&[], &[]),
+    ] {
+        assert_eq!(world.refuses(at_once).0, "log-sites-at-once");
+    }
+    world.must(change(std::slice::from_ref(&b), &[]));
+    world.must(change(std::slice::from_ref(&c), &[]));
+    let all = [first.clone(), vec![b, c]].concat();
     assert_eq!(world.state.cluster().unwrap().log_sites, all);
-    let replace =
-        Command::ChangeLogSites { add: vec![log_site("c", 23)], remove: vec!["c".to_owned()] };
-    let events = world.must(replace.clone());
+    // The same key under another name would be the same site to some and another to others.
+    assert_eq!(world.refuses(change(&[log_site("d", 22)], &[])).0, "log-site-taken");
+    world.must(change(&[log_site("d", 23)], &[]));
+    let events = world.must(change(&[], &["c"]));
     assert!(matches!(&events[..], [Event::LogSitesChanged { sites }] if sites.len() == 3));
-    assert_eq!(world.refuses(replace).0, "unchanged");
+    // Each set stays known with the commit that named it.
+    let named = &world.state.cluster().unwrap().log_sites_named;
+    assert_eq!(named.iter().map(|it| it.sites.len()).collect::<Vec<_>>(), [1, 2, 3, 4, 3]);
+    assert_eq!(named.last().unwrap().sequence, world.state.position().sequence);
     let reseeding = |name: &str| Command::RecordReseeding {
         name: name.to_owned(),
         size: 3,
         root: Hash([3; 32]),
     };
-    assert_eq!(world.refuses(reseeding("d")).0, "unknown-log-site");
+    assert_eq!(world.refuses(reseeding("e")).0, "unknown-log-site");
     world.must(reseeding("b"));
     assert_eq!(world.state.cluster().unwrap().log_sites.len(), 3);
 }
