@@ -24,7 +24,9 @@
 //! | Read, Write, Flush, Write Zeroes, Dataset Management, Compare, Verify, compare and write | yes |
 //! | Reservations | all commands and types, IEKEY, persistence; judged by the volume |
 //! | Copy, zones, Sanitize, Format, firmware, namespace management, multiple SGL descriptors | no |
-//! | traffic-based keep-alive, CQT and cross-controller reset (TP4129, TP8028) | no |
+//! | traffic-based keep-alive | no: a host that counts its I/O as signs of life looks every half of its time, and one before Linux 6.5 may come too late then |
+//! | CQT and cross-controller reset (TP4129, TP8028) | no |
+//! | initiator | [`Attachment`] follows namespaces and ANA, [`Discovery`] reads a discovery log; authentication both ways |
 //!
 //! [`transition_table`] prints what every PDU does in every state; `cargo run -p voute-nvme --example states`.
 //!
