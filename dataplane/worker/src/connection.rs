@@ -6,6 +6,7 @@ use crate::sending::{Sending, Sent};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recv, recvmsg};
 use std::io::IoSliceMut;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -257,6 +258,12 @@ impl Connection {
     /// The socket's descriptor, while there is one.
     pub(crate) fn descriptor(&self) -> Option<RawFd> {
         self.socket.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// The address of its other end, while the kernel knows it.
+    pub(crate) fn origin(&self) -> Option<IpAddr> {
+        let address = rustix::net::getpeername(self.socket.as_ref()?).ok()??;
+        SocketAddr::try_from(address).ok().map(|address| address.ip())
     }
 
     /// The kernel will say when there is input.

@@ -127,8 +127,9 @@ impl Reactor {
         work: nvme::Authentication,
     ) {
         let reactor = self.parts.index;
+        let origin = self.connection(connection).and_then(|connection| connection.origin());
         let proof = Proof { reactor, connection, tag, work };
-        let takes = self.setup.as_ref().is_some_and(|setup| setup.judge.submit(proof));
+        let takes = self.setup.as_ref().is_some_and(|setup| setup.judge.submit(origin, proof));
         if !takes {
             let busy = nvme::Outcome::Failed(nvme::Status::connect_controller_busy());
             self.judged(connection, tag, busy);
@@ -137,8 +138,10 @@ impl Reactor {
 
     /// A host's proof has been judged.
     pub(super) fn judged(&mut self, id: ConnectionId, tag: u64, outcome: nvme::Outcome) {
+        let now = self.clock.now();
         let Some(connection) = self.connection(id) else { return };
         if let Protocol::Nvme(nvme) = &mut connection.protocol {
+            nvme.tick(now);
             nvme.complete(nvme::Tag::from_bits(tag), outcome);
         }
         self.list(id.place());
