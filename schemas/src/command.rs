@@ -9,6 +9,17 @@ use crate::position::{Epoch, Hash};
 use crate::proof::Verifier;
 use serde::{Deserialize, Serialize};
 
+/// When a host used a volume last, as far as the process that is asked knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub enum LastUse {
+    /// Its owner is not heard, or did not speak of it since it became owner.
+    Unknown,
+    /// Not since its owner was started.
+    Never,
+    /// Then, milliseconds since 1970.
+    At(u64),
+}
+
 /// One request to change the state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[allow(missing_docs, reason = "fields are those of the events that they lead to")]
@@ -114,11 +125,12 @@ pub enum Command {
         volume: VolumeId,
         size_bytes: u64,
     },
-    /// Refused for a volume that is mapped, or that a host used in the last 15 minutes, unless forced.
+    /// Refused for a volume that is mapped; and, unless forced, for one that a host used in the last 15
+    /// minutes, or of which that is not known.
     DeleteVolume {
         volume: VolumeId,
         force: bool,
-        last_used_unix_ms: Option<u64>,
+        last_used: LastUse,
         now_unix_ms: u64,
     },
     AddLeg {

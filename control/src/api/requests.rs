@@ -343,7 +343,9 @@ pub struct ChangeQuery {
     /// Show the events, commit nothing.
     #[serde(default)]
     pub plan: bool,
-    /// `DELETE /v1/volumes/{volume}` only: even if a host used it in the last 15 minutes.
+    /// `DELETE /v1/volumes/{volume}`: even if a host used it in the last 15 minutes, or that is not known,
+    /// because its owner is not heard. Never while it is mapped.
+    /// `POST /v1/log-sites`: even if the log may then wait for sites that are not there.
     #[serde(default)]
     pub force: bool,
 }

@@ -7,6 +7,7 @@ use crate::observed::Nodes;
 use crate::watcher::lease::Holder;
 use std::time::Duration;
 use voute_events::Safety;
+use voute_schemas::command::LastUse;
 use voute_schemas::contract::{GroupRole, GroupStatus};
 use voute_schemas::event::{SiteCondition, SiteKind};
 use voute_schemas::ids::*;
@@ -46,6 +47,23 @@ impl Sight<'_> {
     pub(super) fn group_status(&self, node: NodeId, group: GroupId) -> Option<&GroupStatus> {
         let observed = self.nodes.get(&node)?;
         observed.is_heard(self.now, self.silence).then(|| observed.groups.get(&group))?
+    }
+
+    /// When a host used a volume last. Only its owner knows that nobody did, and only once it speaks of
+    /// it as its owner.
+    pub(super) fn last_use(&self, volume: VolumeId) -> LastUse {
+        let Some(id) = self.state.volume(volume).map(|volume| volume.group) else {
+            return LastUse::Unknown;
+        };
+        let uses = self.nodes.values().filter_map(|node| node.groups.get(&id)?.last_io_unix_ms);
+        let of_owner = self.state.group(id).and_then(|group| {
+            self.group_status(group.owner, id).filter(|status| status.epoch == group.epoch)
+        });
+        match (uses.max(), of_owner) {
+            (Some(last), Some(_)) => LastUse::At(last),
+            (None, Some(_)) => LastUse::Never,
+            (_, None) => LastUse::Unknown,
+        }
     }
 
     pub(crate) fn site(&self, id: SiteId) -> Option<SiteView> {

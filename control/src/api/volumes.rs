@@ -70,19 +70,11 @@ pub(super) async fn delete(
     let force = change.query.force;
     app.change(change, "DeleteVolume", None, |state, ()| {
         let volume = resolve::volume(state, &reference)?;
-        let last_used_unix_ms = last_used(&app, state, volume);
+        let last_used = app.look(|sight| sight.last_use(volume));
         let now_unix_ms = unix_ms();
-        Ok(Command::DeleteVolume { volume, force, last_used_unix_ms, now_unix_ms })
+        Ok(Command::DeleteVolume { volume, force, last_used, now_unix_ms })
     })
     .await
-}
-
-/// When any of its nodes saw a host use it last.
-fn last_used(app: &App, state: &crate::domain::State, volume: VolumeId) -> Option<u64> {
-    let group = state.volume(volume)?.group;
-    let nodes = app.observed.nodes();
-    let uses = nodes.values().filter_map(|node| node.groups.get(&group)?.last_io_unix_ms);
-    uses.max()
 }
 
 pub(super) async fn add_leg(

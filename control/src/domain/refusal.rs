@@ -118,12 +118,18 @@ pub enum Refusal {
     NotLarger { volume: Name, current_bytes: u64, size_bytes: u64 },
     #[error("the cluster has used up its {max} volume numbers: found another cluster")]
     VolumeNumbersUsedUp { max: u32 },
-    #[error("volume {volume} is mapped to {hosts} host(s), {first} among them: unmap it, or force")]
+    #[error(
+        "volume {volume} is mapped to {hosts} host(s), {first} among them: remove its mappings first (`voute mapping remove`)"
+    )]
     Mapped { volume: Name, hosts: usize, first: Name },
     #[error(
         "a host used volume {volume} {minutes} minute(s) ago: wait until it was unused for {wait_minutes} minutes, or force"
     )]
     RecentlyUsed { volume: Name, minutes: u64, wait_minutes: u64 },
+    #[error(
+        "whether a host uses volume {volume} is not known, since this control process does not hear its owner: ask when its node is heard, or at another control process, or force"
+    )]
+    UseUnknown { volume: Name },
 
     #[error("volume {volume} has two legs already: remove one first")]
     LegsFull { volume: Name },
@@ -232,6 +238,7 @@ impl Refusal {
             Refusal::VolumeNumbersUsedUp { .. } => "volume-numbers-used-up",
             Refusal::Mapped { .. } => "mapped",
             Refusal::RecentlyUsed { .. } => "recently-used",
+            Refusal::UseUnknown { .. } => "use-unknown",
             Refusal::LegsFull { .. } => "legs-full",
             Refusal::LegAtSite { .. } => "leg-at-site",
             Refusal::NotItsLeg { .. } => "not-its-leg",

@@ -125,7 +125,7 @@ async fn a_volume_is_created_formatted_and_served_through_the_stream() {
         }
     }
     let free = pair.control.get("/v1/pools/pool-north").await.body["free_bytes"].clone();
-    assert_eq!(pair.control.delete("/v1/volumes/v1?force=true").await.status, 200);
+    assert_eq!(pair.control.delete("/v1/volumes/v1").await.status, 200);
     // The legs are released by their nodes, and only then are their extents free again.
     pair.control
         .until("/v1/pools/pool-north", |pool| pool["free_bytes"].as_u64() > free.as_u64())
@@ -281,6 +281,9 @@ async fn silence_without_an_attestation_moves_nothing() {
     // The control link of north is cut, the mirror is healthy: south still hears its owner.
     pair.a.inside().mute = true;
     pair.control.until("/v1/sites/north", |site| site["condition"] == "Lost").await;
+    // Nor is a volume deleted that hosts may be using over there.
+    let refused = pair.control.delete("/v1/volumes/v1").await;
+    assert_eq!(refused.body["code"], "use-unknown", "{}", refused.text);
     let looks_later = pair.control.head().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(pair.control.head().await, looks_later, "nothing was committed since");

@@ -343,7 +343,8 @@ leg of the owner is what hosts have read; with --repair the other leg gets its c
     Delete {
         /// Name or id.
         volume: String,
-        /// Even if a host used it in the last 15 minutes.
+        /// Even if a host used it in the last 15 minutes, or that is not known since its owner is not heard. A volume
+        /// that is mapped is not deleted: `voute mapping remove` first.
         #[arg(long)]
         force: bool,
     },

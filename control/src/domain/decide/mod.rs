@@ -81,8 +81,8 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Refusal> {
         Command::ResizeVolume { volume, size_bytes } => {
             volumes::resize(state, *volume, *size_bytes)
         }
-        Command::DeleteVolume { volume, force, last_used_unix_ms, now_unix_ms } => {
-            volumes::delete(state, *volume, *force, *last_used_unix_ms, *now_unix_ms)
+        Command::DeleteVolume { volume, force, last_used, now_unix_ms } => {
+            volumes::delete(state, *volume, *force, *last_used, *now_unix_ms)
         }
         Command::AddLeg { volume, leg } => volumes::add_leg(state, *volume, *leg),
         Command::RemoveLeg { volume, leg } => volumes::remove_leg(state, *volume, *leg),

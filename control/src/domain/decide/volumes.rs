@@ -3,7 +3,7 @@
 use super::*;
 use std::collections::BTreeSet;
 use voute_schemas::Name;
-use voute_schemas::command::LegRequest;
+use voute_schemas::command::{LastUse, LegRequest};
 use voute_schemas::event::DetachCause;
 use voute_schemas::place::{LegPlacement, VOLUME_BYTES_MAX, VOLUME_BYTES_UNIT};
 
@@ -98,18 +98,15 @@ pub(super) fn delete(
     state: &State,
     id: VolumeId,
     force: bool,
-    last_used_unix_ms: Option<u64>,
+    last_used: LastUse,
     now_unix_ms: u64,
 ) -> Result<Vec<Event>, Refusal> {
     let volume = known_volume(state, id)?;
+    must_not_be_mapped(state, id, volume)?;
     if !force {
-        must_not_be_mapped(state, id, volume)?;
-        must_not_be_used(volume, last_used_unix_ms, now_unix_ms)?;
+        must_not_be_used(volume, last_used, now_unix_ms)?;
     }
-    let unmapped = |(host, _)| Event::VolumeUnmapped { volume: id, host };
-    let mut events: Vec<Event> = state.mappings_of_volume(id).map(unmapped).collect();
-    events.push(Event::VolumeDeleted { volume: id });
-    Ok(events)
+    Ok(vec![Event::VolumeDeleted { volume: id }])
 }
 
 fn must_not_be_mapped(state: &State, id: VolumeId, volume: &Volume) -> Result<(), Refusal> {
@@ -119,8 +116,12 @@ fn must_not_be_mapped(state: &State, id: VolumeId, volume: &Volume) -> Result<()
     Err(Refusal::Mapped { volume: volume.name.clone(), hosts, first })
 }
 
-fn must_not_be_used(volume: &Volume, last: Option<u64>, now: u64) -> Result<(), Refusal> {
-    let Some(last) = last else { return Ok(()) };
+fn must_not_be_used(volume: &Volume, last: LastUse, now: u64) -> Result<(), Refusal> {
+    let last = match last {
+        LastUse::Never => return Ok(()),
+        LastUse::Unknown => return Err(Refusal::UseUnknown { volume: volume.name.clone() }),
+        LastUse::At(last) => last,
+    };
     let minutes = now.saturating_sub(last) / 60_000;
     if minutes >= UNUSED_MINUTES {
         return Ok(());

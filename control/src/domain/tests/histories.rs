@@ -6,7 +6,7 @@ use crate::domain::index::Index;
 use crate::domain::{NodeContent, State, node_changes, touched};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use voute_schemas::command::{AttestedGroup, Command, Escalation, LegRequest};
+use voute_schemas::command::{AttestedGroup, Command, Escalation, LastUse, LegRequest};
 use voute_schemas::contract::{GroupSpec, NodeFacts};
 use voute_schemas::event::*;
 use voute_schemas::ids::*;
@@ -79,7 +79,7 @@ fn command(state: &State, (kind, a, b, c): Step, fresh: u128) -> Option<Command>
         3 if c % 2 == 0 => Command::DeleteVolume {
             volume: pick(&volumes, a)?,
             force: b % 2 == 0,
-            last_used_unix_ms: None,
+            last_used: LastUse::Never,
             now_unix_ms: 0,
         },
         4 => {
@@ -297,7 +297,7 @@ fn random_histories_reach_every_kind_of_event() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let steps = prop::collection::vec(any::<Step>(), 4_000);
+    let steps = prop::collection::vec(any::<Step>(), 8_000);
     let mut world = small_world();
     for (index, step) in steps.new_tree(&mut runner).unwrap().current().into_iter().enumerate() {
         if step.0 % 32 == 14 {

@@ -1,6 +1,6 @@
 use super::world::*;
 use voute_schemas::Hash;
-use voute_schemas::command::{Command, Escalation};
+use voute_schemas::command::{Command, Escalation, LastUse};
 use voute_schemas::event::*;
 use voute_schemas::ids::*;
 use voute_schemas::place::{Locator, Portals};
@@ -306,7 +306,7 @@ fn a_policy_goes_only_back_to_a_site_that_it_names() {
     world.must(Command::DeleteVolume {
         volume: VOLUME,
         force: false,
-        last_used_unix_ms: None,
+        last_used: LastUse::Never,
         now_unix_ms: 0,
     });
     world.must(Command::RemovePolicy { policy });

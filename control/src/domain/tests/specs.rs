@@ -1,6 +1,6 @@
 use super::world::*;
 use crate::domain::{NodeContent, SpecInputs, State, Touched, node_changes, node_spec, touched};
-use voute_schemas::command::Command;
+use voute_schemas::command::{Command, LastUse};
 use voute_schemas::contract::*;
 use voute_schemas::event::*;
 use voute_schemas::ids::*;
@@ -176,7 +176,7 @@ fn a_deleted_volume_is_a_removed_group_and_a_leg_to_wipe() {
     let delete = Command::DeleteVolume {
         volume: VOLUME,
         force: false,
-        last_used_unix_ms: None,
+        last_used: LastUse::Never,
         now_unix_ms: 0,
     };
     let touched = after(&mut world, delete);

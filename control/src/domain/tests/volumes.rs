@@ -1,6 +1,6 @@
 use super::world::*;
 use voute_schemas::Epoch;
-use voute_schemas::command::{Command, Escalation, LegRequest};
+use voute_schemas::command::{Command, Escalation, LastUse, LegRequest};
 use voute_schemas::event::{DetachCause, Event};
 use voute_schemas::ids::*;
 use voute_schemas::place::{Locator, VOLUME_BYTES_MAX};
@@ -12,7 +12,8 @@ const fn uuid_of(number: u128) -> uuid::Uuid {
 }
 
 fn delete(force: bool, last_used_unix_ms: Option<u64>, now_unix_ms: u64) -> Command {
-    Command::DeleteVolume { volume: VOLUME, force, last_used_unix_ms, now_unix_ms }
+    let last_used = last_used_unix_ms.map_or(LastUse::Never, LastUse::At);
+    Command::DeleteVolume { volume: VOLUME, force, last_used, now_unix_ms }
 }
 
 fn free(world: &World, device: DeviceId) -> u64 {
@@ -201,15 +202,28 @@ fn a_volume_grows_into_the_last_free_extent_and_no_further() {
 }
 
 #[test]
-fn a_mapped_volume_is_deleted_only_by_force() {
+fn a_mapped_volume_is_not_deleted_not_even_by_force() {
     let mut world = World::with_host();
     world.must(Command::MapVolume { volume: VOLUME, host: HOST, lun: None, read_only: false });
-    let (code, text) = world.refuses(delete(false, None, 0));
-    assert_eq!((code, text.contains("host")), ("mapped", true));
-    let events = world.must(delete(true, None, 0));
-    let unmapped = Event::VolumeUnmapped { volume: VOLUME, host: HOST };
-    assert_eq!(events, [unmapped, Event::VolumeDeleted { volume: VOLUME }]);
-    assert_eq!(world.state.mappings_of_host(HOST).count(), 0);
+    for force in [false, true] {
+        let (code, text) = world.refuses(delete(force, None, 0));
+        assert_eq!((code, text.contains("mapping remove")), ("mapped", true));
+    }
+    world.must(Command::UnmapVolume { volume: VOLUME, host: HOST });
+    assert_eq!(world.must(delete(false, None, 0)), [Event::VolumeDeleted { volume: VOLUME }]);
+}
+
+#[test]
+fn a_volume_of_whose_use_nothing_is_known_is_deleted_only_by_force() {
+    let mut world = World::with_volume();
+    let delete = |force| Command::DeleteVolume {
+        volume: VOLUME,
+        force,
+        last_used: LastUse::Unknown,
+        now_unix_ms: 0,
+    };
+    assert_eq!(world.refuses(delete(false)).0, "use-unknown");
+    world.must(delete(true));
 }
 
 #[test]
