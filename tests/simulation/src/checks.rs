@@ -1,10 +1,9 @@
 //! What must hold whatever happens, beside what hosts see.
 
 use crate::control::Publication;
-use crate::host::BLOCKS_MAX;
 use crate::stream::SERVING;
 use crate::world::World;
-use crate::{BLOCK, REGION};
+use crate::REGION;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use voute_control::domain::state::Group;
@@ -13,7 +12,7 @@ use voute_mirror::{Access, HostOperation, HostRequest};
 use voute_schemas::command::Command;
 use voute_schemas::contract::{GroupRole, NodeStatus};
 use voute_schemas::event::{DetachCause, Event, MoveKind, ResyncEvidence};
-use voute_schemas::{GroupId, Sequence};
+use voute_schemas::{CommitId, GroupId, Sequence};
 
 /// What is remembered of a volume.
 #[derive(Default)]
@@ -34,7 +33,10 @@ pub(crate) struct Checks {
     volumes: Vec<Watched>,
     served: BTreeMap<(GroupId, Sequence), usize>,
     obeyed: BTreeMap<(usize, u64, GroupId), Sequence>,
+    /// The highest commit that was counted.
     counted: Sequence,
+    /// All of them: a log that forgot its end uses numbers twice.
+    commits: BTreeSet<CommitId>,
 }
 
 /// After so long both legs have it on disk that they were equal.
@@ -49,6 +51,7 @@ impl Checks {
             served: BTreeMap::new(),
             obeyed: BTreeMap::new(),
             counted: Sequence(0),
+            commits: BTreeSet::new(),
         }
     }
 
@@ -79,9 +82,9 @@ impl World {
                 self.violated(|| format!("the epoch of {id} fell to {}", group.epoch.sequence));
             }
         }
-        for (sequence, events) in &publication.commits {
-            if *sequence == self.checks.counted.next() {
-                self.checks.counted = *sequence;
+        for (id, sequence, events) in &publication.commits {
+            if self.checks.commits.insert(*id) {
+                self.checks.counted = self.checks.counted.max(*sequence);
                 events.iter().for_each(|event| self.count(event));
             }
         }
@@ -108,12 +111,6 @@ impl World {
                 }
             }
             Event::LegInSync { group, resync, .. } => self.check_resync(*group, resync),
-            Event::VolumeResized { volume, size_bytes, .. } => {
-                let index = self.founded.volumes.iter().position(|it| it.volume == *volume);
-                if let Some(index) = index {
-                    self.hosts.resized(index, (size_bytes / BLOCK).min(BLOCKS_MAX));
-                }
-            }
             _ => {}
         }
     }
@@ -297,6 +294,8 @@ impl World {
 
     fn is_healthy(&self) -> bool {
         self.controls[SERVING].serves()
+            // What people asked for may take a leg away yet.
+            && self.controls.iter().all(|control| !control.has_orders())
             && (0..self.founded.volumes.len()).all(|volume| self.is_whole(volume))
     }
 

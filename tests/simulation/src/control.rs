@@ -41,7 +41,7 @@ pub(crate) enum AppendResult {
 pub(crate) struct Publication {
     pub(crate) before: State,
     pub(crate) after: State,
-    pub(crate) commits: Vec<(Sequence, Vec<LogEvent>)>,
+    pub(crate) commits: Vec<(CommitId, Sequence, Vec<LogEvent>)>,
 }
 
 enum Job {
@@ -119,6 +119,16 @@ impl Control {
         let under_way = self.appending.iter().flat_map(|appending| &appending.jobs);
         let jobs = self.jobs.iter().chain(under_way.map(|(job, _)| job));
         jobs.into_iter().any(|job| matches!(job, Job::Command { .. }))
+    }
+
+    /// Whether a node's wish to hand a group over, or to own one, waits for the log.
+    pub(crate) fn has_moves(&self) -> bool {
+        let under_way = self.appending.iter().flat_map(|appending| &appending.jobs);
+        let mut jobs = self.jobs.iter().chain(under_way.map(|(job, _)| job));
+        jobs.any(|job| match job {
+            Job::Escalations { requests, .. } => requests.iter().any(is_move),
+            Job::Command { .. } => false,
+        })
     }
 
     /// From here on its watcher moves nothing by itself.
@@ -576,7 +586,7 @@ impl World {
                 Ok(batch) => {
                     for (commit, stored) in batch {
                         evolve(&mut it.state, stored.position, &commit);
-                        commits.push((commit.sequence, commit.events().to_vec()));
+                        commits.push((commit.id, commit.sequence, commit.events().to_vec()));
                     }
                 }
                 Err(ReadError::Unavailable { .. }) => {
@@ -595,7 +605,12 @@ impl World {
         }
     }
 
-    fn publish(&mut self, control: usize, before: State, commits: Vec<(Sequence, Vec<LogEvent>)>) {
+    fn publish(
+        &mut self,
+        control: usize,
+        before: State,
+        commits: Vec<(CommitId, Sequence, Vec<LogEvent>)>,
+    ) {
         if control == SERVING && !self.sign() {
             return self.stop_control(control, "it signed another history before".to_owned());
         }
@@ -604,7 +619,7 @@ impl World {
         self.committed(&publication);
         if control == SERVING {
             let events: Vec<LogEvent> =
-                publication.commits.iter().flat_map(|(_, events)| events.iter().cloned()).collect();
+                publication.commits.iter().flat_map(|(_, _, events)| events.iter().cloned()).collect();
             let touched = touched(&publication.before, &publication.after, &events);
             self.spread(&touched);
         }
@@ -652,6 +667,11 @@ impl World {
             self.after(delay, Event::News { control: SERVING, life, node });
         }
     }
+}
+
+/// Whether it asks for another owner.
+pub(crate) fn is_move(request: &Escalation) -> bool {
+    matches!(request, Escalation::HandOver { .. } | Escalation::WantOwner { .. })
 }
 
 fn refused(refusal: &Refusal) -> EscalationOutcome {

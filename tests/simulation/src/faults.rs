@@ -318,9 +318,10 @@ impl World {
             && !self.emptied[1 - node]
             && other.disk.ailment.is_none()
             && other.hung_until.max(other.slow_until) <= self.now
-            // No move or removal is on its way into the log.
-            && self.ordered_at + Duration::from_secs(3) < self.now
-            && self.controls.iter().all(|control| !control.has_orders())
+            // No move or removal is on its way into the log: what was vouched for is a second old by
+            // the time that it gets there (docs/safety.md, what cannot be prevented).
+            && self.ordered_at.max(other.asked_move_at) + Duration::from_secs(3) < self.now
+            && self.controls.iter().all(|control| !control.has_orders() && !control.has_moves())
             && self.controls.iter().all(|control| {
                 let groups = self.founded.volumes.iter().map(|it| control.state().group(it.group));
                 groups.into_iter().all(|group| group.is_some_and(|it| it.owner == other.id))
@@ -452,6 +453,13 @@ impl World {
     }
 
     fn report_condition(&mut self, site: SiteId, condition: SiteCondition) {
+        // The other site has just lost what the log still counts: with both going, there is nothing
+        // left to be moved to.
+        let other = self.founded.sites.iter().position(|other| *other != site);
+        let loses = condition != SiteCondition::Normal;
+        if loses && other.is_some_and(|other| !self.may_ail(1 - other)) {
+            return;
+        }
         let (source, detail) = (ConditionSource::Signal, String::new());
         let command = Command::ReportSiteCondition { site, condition, source, detail };
         self.ask(SERVING, command, None);

@@ -85,7 +85,6 @@ struct Worker {
 struct Record {
     issued: u64,
     acknowledged: u64,
-    acknowledged_at: Duration,
     /// What an owner was told when it began to serve.
     seen: u64,
 }
@@ -183,7 +182,8 @@ impl Hosts {
     }
 
     pub(crate) fn resized(&mut self, volume: usize, blocks: u64) {
-        self.disks[volume].size_blocks = blocks;
+        let known = &mut self.disks[volume].size_blocks;
+        *known = blocks.min(BLOCKS_MAX).max(*known);
     }
 
     pub(crate) fn shared_blocks(&self) -> impl Iterator<Item = (usize, u64, &Shared)> {
@@ -582,7 +582,7 @@ impl World {
                 wrong = shown.err().map(|text| format!("block {block}: {text}"));
             }
             Task::Put { value } => {
-                (disk.record.acknowledged, disk.record.acknowledged_at) = (value, self.now);
+                disk.record.acknowledged = value;
             }
             Task::Confirm => {}
             Task::Read { .. } | Task::Idle => {
@@ -661,10 +661,9 @@ impl World {
         let Some(index) = self.hosts.volume_index(volume) else { return };
         let first = record.get(..8).and_then(|first| first.try_into().ok());
         let value = first.map_or(0, u64::from_le_bytes);
-        let started = self.nodes[node].started;
         let known = &mut self.hosts.disks[index].record;
         let least = known.acknowledged.max(known.seen);
-        let (issued, acknowledged_at) = (known.issued, known.acknowledged_at);
+        let issued = known.issued;
         known.seen = known.seen.max(value);
         if record != record_of(value) {
             self.violated(|| format!("node {node} serves volume {index} by a torn record"));
@@ -674,8 +673,8 @@ impl World {
                 "node {node} serves volume {index} by record {value}, but {least} was acknowledged or served by"
             ));
         }
-        // The host may have heard of it late.
-        if is_cold && acknowledged_at > started + Duration::from_millis(500) {
+        let group = self.founded.volumes[index].group;
+        if !self.nodes[node].knows_record.insert(group) && is_cold {
             self.violated(|| {
                 format!(
                     "node {node} knew the record of volume {index}, but was told that nobody does"

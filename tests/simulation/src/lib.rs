@@ -33,6 +33,8 @@ pub mod mutants;
 mod network;
 mod node;
 mod random;
+#[cfg(feature = "mutants")]
+mod scenarios;
 mod stream;
 mod world;
 

@@ -1,6 +1,7 @@
 //! A node: the real mirror, a device queue, the channel to the peer, and the agent that keeps the
 //! node contract.
 
+use crate::control::is_move;
 use crate::disk::Disk;
 use crate::founding::Founded;
 use crate::network::Place;
@@ -8,7 +9,7 @@ use crate::random::Random;
 use crate::world::{Event, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use voute_mirror::link::{LinkReply, LinkRequest};
+use voute_mirror::link::{Control, ControlReply, LinkReply, LinkRequest};
 use voute_mirror::{
     Access, Action, DeviceRequest, Identity, IncomingTag, LinkFault, LinkTag, Mirror,
 };
@@ -25,6 +26,14 @@ pub(crate) struct Flying {
     request: DeviceRequest,
 }
 
+/// A request of the peer.
+struct Incoming {
+    connection: u64,
+    tag: LinkTag,
+    /// The group whose record it puts.
+    put: Option<GroupId>,
+}
+
 pub(crate) struct Node {
     pub(crate) index: usize,
     pub(crate) id: NodeId,
@@ -36,7 +45,6 @@ pub(crate) struct Node {
     /// The highest position that it obeyed, on its disk.
     pub(crate) obeyed: Epoch,
     proven: BTreeMap<GroupId, Epoch>,
-    pub(crate) started: Duration,
     pub(crate) disk: Disk,
     flying: BTreeMap<u64, Flying>,
     devices_are_open: bool,
@@ -52,8 +60,12 @@ pub(crate) struct Node {
     wants_channel: bool,
     pub(crate) connection: Option<u64>,
     outstanding: BTreeSet<LinkTag>,
-    /// Requests of the peer being served: connection and tag by command.
-    incoming: BTreeMap<u64, (u64, LinkTag)>,
+    /// Requests of the peer being served, by command.
+    incoming: BTreeMap<u64, Incoming>,
+    /// Groups whose records this process put, or served by.
+    pub(crate) knows_record: BTreeSet<GroupId>,
+    /// When it last asked for another owner.
+    pub(crate) asked_move_at: Duration,
     pub(crate) access: BTreeMap<VolumeId, Access>,
     /// Requests of hosts under way: path, worker, attempt, and a number that rises as they come.
     pub(crate) requests: BTreeMap<u64, (u64, usize, u64, u64)>,
@@ -78,7 +90,6 @@ impl Node {
             incarnation: 0,
             obeyed: Epoch::ZERO,
             proven: BTreeMap::new(),
-            started: Duration::ZERO,
             disk: Disk::default(),
             flying: BTreeMap::new(),
             devices_are_open: false,
@@ -94,6 +105,8 @@ impl Node {
             connection: None,
             outstanding: BTreeSet::new(),
             incoming: BTreeMap::new(),
+            knows_record: BTreeSet::new(),
+            asked_move_at: Duration::ZERO,
             access: BTreeMap::new(),
             requests: BTreeMap::new(),
             stream: None,
@@ -138,7 +151,6 @@ impl World {
         let state = &mut self.nodes[node];
         state.process += 1;
         state.incarnation += 1;
-        state.started = self.now;
         let identity = Identity {
             cluster: self.founded.cluster,
             node: state.id,
@@ -208,6 +220,7 @@ impl World {
         state.connection = None;
         state.outstanding.clear();
         state.incoming.clear();
+        state.knows_record.clear();
         state.access.clear();
         state.requests.clear();
         state.stream = None;
@@ -260,7 +273,10 @@ impl World {
             Action::Link { tag, request, .. } => self.send_link(node, tag, request),
             Action::LinkReply { request, reply } => {
                 let incoming = self.nodes[node].incoming.remove(&request.command);
-                let Some((connection, tag)) = incoming else { return };
+                let Some(Incoming { connection, tag, put }) = incoming else { return };
+                if matches!(reply, LinkReply::Control(ControlReply::Done)) {
+                    self.nodes[node].knows_record.extend(put);
+                }
                 let delay = self.travel(Place::Node(node), Place::Node(1 - node));
                 self.after(delay, Event::LinkReply { to: 1 - node, connection, tag, reply });
             }
@@ -417,7 +433,11 @@ impl World {
             return;
         }
         let command = self.name();
-        self.nodes[to].incoming.insert(command, (connection, tag));
+        let put = match &request {
+            LinkRequest::Control(Control::PutRecord { group, .. }) => Some(*group),
+            _ => None,
+        };
+        self.nodes[to].incoming.insert(command, Incoming { connection, tag, put });
         let peer = self.nodes[from].id;
         self.with_mirror(to, |mirror, now| {
             mirror.link_request(peer, IncomingTag { connection, command }, request, now);
@@ -466,7 +486,7 @@ impl World {
     }
 
     /// What `agent::trust` holds specs to, without the signatures: never older, never another branch.
-    fn may_obey(&self, node: usize, spec: &NodeSpec) -> bool {
+    pub(crate) fn may_obey(&self, node: usize, spec: &NodeSpec) -> bool {
         let state = &self.nodes[node];
         let follows = |found: Epoch, before: Epoch| {
             found.sequence > before.sequence
@@ -495,6 +515,7 @@ impl World {
             state.held.remove(group);
             state.proven.remove(group);
             state.groups.remove(group);
+            state.knows_record.remove(group);
         }
         for mut group in spec.groups {
             state.proven.insert(group.group, group.epoch);
@@ -529,7 +550,20 @@ impl World {
                 format!("node {node} follows {group} at {epoch}: owns {owns}, in sync {sides:?}")
             });
         }
+        for spec in groups.iter().filter(|spec| spec.owner == me) {
+            self.show_sizes(spec);
+        }
         self.apply(node, groups, retired);
+    }
+
+    /// Hosts ask the owner how large a volume is.
+    fn show_sizes(&mut self, spec: &GroupSpec) {
+        for volume in &spec.volumes {
+            let index = self.founded.volumes.iter().position(|it| it.volume == volume.volume);
+            if let Some(index) = index {
+                self.hosts.resized(index, volume.size_bytes / crate::BLOCK);
+            }
+        }
     }
 
     fn apply(&mut self, node: usize, groups: Vec<GroupSpec>, retired: BTreeSet<LegId>) {
@@ -555,6 +589,9 @@ impl World {
                 _ => None,
             };
             self.after(delay, Event::Strike { node, joined });
+        }
+        if is_move(&escalation) {
+            self.nodes[node].asked_move_at = self.now;
         }
         let state = &mut self.nodes[node];
         state.escalations.add(Some(0), escalation);

@@ -88,7 +88,7 @@ fn choose(named: Option<&str>) {
 #[cfg(feature = "mutants")]
 fn hunt(named: &str, from: u64, count: u64, plan: Plan) {
     let hunts = voute_simulation::mutants::hunt(named, from, count, plan, |hunt| {
-        let found = hunt.found.as_ref().map(|(seed, _)| *seed);
+        let found = hunt.found.as_ref().map(|(finder, _)| *finder);
         eprintln!("{:?}: {found:?} after {:?}", hunt.mutant, hunt.took);
     });
     println!("{}", voute_simulation::mutants::table(&hunts));
