@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use voute_buffer::Buffer;
 use voute_nvme::{
-    Attachment, AttachmentUpdate, Command, ConnectionOptions, Digests, InitiatorConnection,
-    InitiatorEvent, Payload, Tag,
+    Attachment, AttachmentUpdate, Command, ConnectionOptions, DISCOVERY_RECORDS_MAX, Digests,
+    Discovery, InitiatorConnection, InitiatorEvent, Payload, Tag,
 };
 
 const NQN: &str = "nqn.2026-01.io.voute:array";
@@ -31,6 +31,7 @@ struct Seen {
 struct World {
     connection: InitiatorConnection,
     attachment: Option<Attachment>,
+    discovery: Option<Discovery>,
     reader: Reader,
     format: Format,
     seen: BTreeMap<u16, Seen>,
@@ -50,14 +51,17 @@ impl World {
             queue_depth: input.pick(&[8, 2, 40]),
             ..ConnectionOptions::new("nqn.h:us", [3; 16], NQN)
         };
-        let (connection, attachment) = match kind {
-            0 | 1 => (InitiatorConnection::connect_admin(options, now), Some(Attachment::new(2))),
-            2 => (InitiatorConnection::connect_io(options, 5, 1, 8192, now), None),
-            _ => (InitiatorConnection::connect_link(options, now), None),
+        let connection = match kind {
+            0 | 1 => InitiatorConnection::connect_admin(options, now),
+            2 => InitiatorConnection::connect_io(options, 5, 1, 8192, now),
+            _ => InitiatorConnection::connect_link(options, now),
         };
+        let attachment = (kind == 0).then(|| Attachment::new(2));
+        let discovery = (kind == 1).then(Discovery::new);
         World {
             connection,
             attachment,
+            discovery,
             reader: Reader::default(),
             format: Format { alignment: 4, ..Format::default() },
             seen: BTreeMap::new(),
@@ -232,9 +236,10 @@ impl World {
     fn events(&mut self) {
         while let Some(event) = self.connection.next_event() {
             assert!(!self.is_closed, "{event:?} after the end");
-            let event = match &mut self.attachment {
-                Some(attachment) => attachment.handle(&mut self.connection, event, self.now),
-                None => Some(event),
+            let event = match (&mut self.attachment, &mut self.discovery) {
+                (Some(attachment), _) => attachment.handle(&mut self.connection, event, self.now),
+                (None, Some(discovery)) => discovery.handle(&mut self.connection, event, self.now),
+                (None, None) => Some(event),
             };
             match event {
                 Some(InitiatorEvent::Completed { tag, status, data, .. }) => {
@@ -252,6 +257,9 @@ impl World {
             }
         }
         assert!(self.connection.outstanding() <= 40);
+        if let Some(Ok(portals)) = self.discovery.as_mut().and_then(Discovery::outcome) {
+            assert!(portals.len() <= DISCOVERY_RECORDS_MAX);
+        }
         if let Some(attachment) = &mut self.attachment {
             while let Some(update) = attachment.next_update() {
                 if let AttachmentUpdate::Namespaces(namespaces) = update {
@@ -271,6 +279,9 @@ impl World {
             10 => {
                 self.now += Duration::from_millis(input.pick(&[1u64, 60, 1700, 5100, 31_000]));
                 self.connection.tick(self.now);
+                if let Some(discovery) = &mut self.discovery {
+                    discovery.tick(&mut self.connection, self.now);
+                }
                 if let Some(attachment) = &mut self.attachment {
                     attachment.tick(&mut self.connection, self.now);
                 }
@@ -317,6 +328,14 @@ fn fill(data: &mut [u8], select: u8, input: &mut Input<'_>) {
             for index in 0..=more as u32 {
                 put(index as usize * 4, &(index + 1).to_le_bytes());
             }
+        }
+        // Good for a discovery log's header, and for a record of it.
+        (0x70, more) => {
+            put(0, &[3, 1, input.pick(&[2, 1, 3, 9])]);
+            put(8, &[input.pick(&[1, 5, 0, 255]), 0, 0, more as u8 / 2]);
+            put(32, b"4420");
+            put(256, NQN.as_bytes());
+            put(512, b"192.0.2.1");
         }
         (0x00, _) => {
             put(0, &100u64.to_le_bytes());
