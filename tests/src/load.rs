@@ -375,8 +375,9 @@ impl Run<'_> {
             InitiatorEvent::Closed { reason } => bail!("the I/O queue ended: {reason}"),
             InitiatorEvent::Connected { .. } | InitiatorEvent::Lost { .. } => return Ok(()),
         };
-        let place = self.under_way.get_mut(place_of(tag)).and_then(Option::take);
-        let Some((_, done)) = place.filter(|(known, _)| *known == tag) else { return Ok(()) };
+        let place = self.under_way.get_mut(place_of(tag));
+        let under_way = place.and_then(|place| place.take_if(|(known, _)| *known == tag));
+        let Some((_, done)) = under_way else { return Ok(()) };
         self.outstanding -= 1;
         self.resume_at = now + self.load.pause;
         self.pace.note(done.at, now);
