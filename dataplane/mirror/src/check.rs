@@ -147,7 +147,7 @@ impl Owner {
             asked: Asked::default(),
         });
         if self.checks.job.as_ref().is_some_and(|job| job.is_compared) {
-            self.abandon_check();
+            self.abandon_check(false);
         }
     }
 
@@ -334,6 +334,9 @@ impl Owner {
         let Some(job) = self.checks.job.as_mut().filter(|job| job.sent_peer == sent) else {
             return;
         };
+        if job.is_orphan {
+            return self.orphan_ended(reply, keeper, context);
+        }
         match (job.step, reply) {
             (Step::Reading, Some(LinkReply::Data(data))) if data.len() as u64 == length => {
                 job.peer = Some(Some(data));
@@ -352,6 +355,22 @@ impl Owner {
             }
         }
         self.judge(keeper, context);
+    }
+
+    /// What an abandoned check had on its way to the peer is there, or was refused.
+    fn orphan_ended(
+        &mut self,
+        reply: Option<LinkReply>,
+        keeper: &mut Keeper,
+        context: &mut Context<'_>,
+    ) {
+        match reply {
+            Some(LinkReply::Refused(refusal)) => self.peer_refused(refusal, context),
+            Some(LinkReply::Done | LinkReply::Data(_) | LinkReply::Control(_)) => {}
+            // With the channel the bar is lost, and the check with it.
+            None => return,
+        }
+        self.end_check(keeper, context);
     }
 
     /// Both legs have answered for a piece, or one has and the other's answer is waited for.
@@ -468,11 +487,17 @@ impl Owner {
         self.drive_checks(keeper, context);
     }
 
-    /// The peer, or what is to be checked, is another: the region is begun anew, if at all.
-    pub(crate) fn abandon_check(&mut self) {
+    /// The peer, or what is to be checked, is another: the region is begun anew, if at all. What is on
+    /// its way to a leg must be there before anything else may go to these blocks; but not what went
+    /// to the peer under a bar that is lost, since the peer drains that before it takes another.
+    pub(crate) fn abandon_check(&mut self, bar_is_lost: bool) {
         let Some(job) = &mut self.checks.job else { return };
-        if job.step == Step::Mending {
-            // What goes to the own leg must be there before anything else may go to these blocks.
+        let is_under_way = match job.step {
+            Step::Mending => true,
+            Step::Writing => !bar_is_lost,
+            Step::Claiming | Step::Reading | Step::Again => false,
+        };
+        if is_under_way {
             job.is_orphan = true;
             return;
         }

@@ -237,7 +237,7 @@ impl Owner {
         if whose(&self.peer) != whose(&wanted) {
             // Another node, or new legs of the same: nothing that was known of it holds.
             self.drop_copier();
-            self.abandon_check();
+            self.abandon_check(true);
             self.volumes.iter_mut().for_each(|volume| volume.unsettled.clear());
             self.forget_peer_in_works();
             self.peer = wanted;

@@ -218,7 +218,7 @@ impl Owner {
         if let Some(peer) = &mut self.peer {
             peer.lose_bar(context.out);
             self.restart_copies();
-            self.abandon_check();
+            self.abandon_check(true);
         }
     }
 

@@ -155,6 +155,39 @@ fn blocks_that_were_lost_are_mended_when_their_source_reads_again() {
 }
 
 #[test]
+fn a_write_waits_for_the_repair_of_a_comparison_that_was_called_off() {
+    let mut simulation = Simulation::new(24);
+    simulation.run_quietly(2_000);
+    simulation.quieten();
+    assert!(simulation.spoil(1, 32..48) > 0, "a region without a block that was written");
+    simulation.cancel_a_repair();
+    for block in 32..48 {
+        simulation.begin_write(block);
+        simulation.settle_host();
+    }
+    simulation.run_quietly(1_000);
+    simulation.verify();
+}
+
+#[test]
+fn a_comparison_may_be_called_off_at_any_step() {
+    let mut simulation = Simulation::new(25);
+    simulation.run_quietly(2_000);
+    for round in 0..200 {
+        simulation.spoil(1, (round % 200..256).step_by(40));
+        simulation.order_repair();
+        simulation.run_for_micros(97 * round);
+        simulation.cancel_verify();
+    }
+    // Specs that are late would take back what is ordered next.
+    simulation.run_quietly(2_000);
+    simulation.quieten();
+    simulation.compare(true);
+    assert_eq!(simulation.compare(false).differing_regions, 0);
+    simulation.verify();
+}
+
+#[test]
 fn a_source_that_reads_nothing_for_a_while_loses_nothing() {
     let mut simulation = Simulation::new(18);
     simulation.resync_from_a_leg_without_a_path(Duration::from_secs(30));

@@ -1,8 +1,9 @@
 //! Legs that differ or cannot be read, on an otherwise quiet pair.
 
-use super::{BLOCK, Simulation};
 use super::disk::Ailment;
+use super::{BLOCK, Event, Simulation};
 use std::time::Duration;
+use voute_mirror::link::LinkRequest;
 use voute_schemas::event::VerifyEvidence;
 
 impl Simulation {
@@ -13,6 +14,39 @@ impl Simulation {
         self.publish();
         self.run_while(|all| all.log.verified.len() == before);
         self.log.verified[before].clone()
+    }
+
+    /// Has the owner repair the peer's leg, and takes the order back when the first write of that is
+    /// on its way, which takes longer than any other.
+    pub fn cancel_a_repair(&mut self) {
+        self.order_repair();
+        let deadline = self.now + Duration::from_secs(30);
+        let key = loop {
+            assert!(self.now < deadline, "nothing is repaired");
+            self.step();
+            let writes = self.events.iter().find(|(_, event)| {
+                matches!(event, Event::LinkRequest { request: LinkRequest::Write { .. }, .. })
+            });
+            if let Some((key, _)) = writes {
+                break *key;
+            }
+        };
+        let write = self.events.remove(&key).expect("just found");
+        self.after(Duration::from_millis(500), write);
+        self.cancel_verify();
+    }
+
+    pub fn order_repair(&mut self) {
+        self.log.order_verify(true);
+        self.publish();
+    }
+
+    /// Takes the order to compare back; the owner knows it at once.
+    pub fn cancel_verify(&mut self) {
+        self.log.cancel_verify();
+        let (process, spec) = (self.nodes[0].process, self.log.spec());
+        self.after(Duration::ZERO, Event::Spec { node: 0, process, spec });
+        self.run_until(self.now + Duration::from_micros(1));
     }
 
     /// Turns a bit around on a leg, in blocks that were written; how many.
@@ -28,6 +62,10 @@ impl Simulation {
     /// How many blocks of a leg cannot be read.
     pub fn damaged(&self, node: usize) -> usize {
         self.nodes[node].disk.bad.len()
+    }
+
+    pub fn run_for_micros(&mut self, micros: u64) {
+        self.run_until(self.now + Duration::from_micros(micros));
     }
 
     /// Lets the host end what it began, and begin nothing more.

@@ -76,6 +76,11 @@ impl SimulatedLog {
         self.spec.volumes[0].verify = Some(order);
     }
 
+    /// It is not to, after all.
+    pub fn cancel_verify(&mut self) {
+        self.spec.volumes[0].verify = None;
+    }
+
     /// The volume grows; no epoch changes.
     pub fn resize(&mut self, more: u64) -> bool {
         let blocks = (self.blocks() + more).min(BLOCKS_MAX);
