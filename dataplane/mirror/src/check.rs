@@ -10,6 +10,10 @@
 //!                         └ they differ, twice read: counted; if told to, the own leg's to the peer: Writing
 //! ```
 //!
+//! A disk may try for many seconds to read a bad sector. Nobody is to wait for that: the claim is given
+//! back meanwhile, and taken again when the disk has answered. That it cannot read a piece then holds
+//! as before; what it did read is too old.
+//!
 //! The claim of a copy keeps writes out, so that two legs in sync must be equal under it: whatever
 //! differs is a fault of a device or of ours. There are no checksums that would tell which leg is
 //! right; a repair takes the owner's, since that is what hosts have read (docs/decisions/0011).
@@ -33,6 +37,10 @@ use voute_schemas::event::{BlockRange, VerifyEvidence};
 pub(crate) const CHECK_CLAIM: u64 = COPY_BIT | !COPY_BIT;
 /// Pause after each region while hosts are served: 20 MiB/s with regions of 1 MiB.
 const PAUSE_BUSY_MS: u64 = 50;
+/// How long hosts wait for a leg that reads a piece slowly, and how often it may: then the region is
+/// left out.
+const SLOW_READ_MS: u64 = 1_000;
+const SLOW_READS_MAX: u32 = 3;
 /// Most regions that wait to be mended; what does not fit is mended when it is read again.
 const MENDS_MAX: usize = 64;
 /// Most ranges that a report names.
@@ -70,6 +78,11 @@ struct Job {
     sent_own: u64,
     sent_peer: u64,
     sent_at: Duration,
+    is_claimed: bool,
+    /// It was claimed before: what is known of the piece holds.
+    goes_on: bool,
+    /// Times that the legs read a piece, but slowly.
+    slow: u32,
     /// Part of a comparison, not of a mending.
     is_compared: bool,
     is_orphan: bool,
@@ -203,8 +216,9 @@ impl Owner {
             return;
         }
         match &self.checks.job {
-            Some(job) if job.step == Step::Again => self.check_claimed(keeper, context),
-            Some(_) => {}
+            Some(job) if job.step != Step::Again => {}
+            Some(job) if job.is_claimed => self.check_claimed(keeper, context),
+            Some(_) => self.claim_check(keeper, context),
             None => self.begin_check(keeper, context),
         }
     }
@@ -230,12 +244,23 @@ impl Owner {
             sent_own: 0,
             sent_peer: 0,
             sent_at: context.now,
+            is_claimed: false,
+            goes_on: false,
+            slow: 0,
             is_compared,
             is_orphan: false,
             found: VerifyEvidence::default(),
             is_repaired: false,
         });
-        if self.volumes[volume].claims.claim(CHECK_CLAIM, Claim::Copy, begin, begin + length) {
+        self.claim_check(keeper, context);
+    }
+
+    fn claim_check(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(job) = &mut self.checks.job else { return };
+        job.step = Step::Claiming;
+        let (volume, length) = (&mut self.volumes[job.volume], job.length);
+        let begin = job.region * volume.spec.region_bytes;
+        if volume.claims.claim(CHECK_CLAIM, Claim::Copy, begin, begin + length) {
             self.check_claimed(keeper, context);
         }
     }
@@ -252,6 +277,10 @@ impl Owner {
 
     pub(crate) fn check_claimed(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
         let Some(job) = &mut self.checks.job else { return };
+        job.is_claimed = true;
+        if std::mem::take(&mut job.goes_on) {
+            return self.read_missing(keeper, context);
+        }
         (job.done, job.piece, job.is_second) = (0, job.length, false);
         (job.found, job.is_repaired) = (VerifyEvidence::default(), false);
         self.read_both(keeper, context);
@@ -265,6 +294,14 @@ impl Owner {
     }
 
     fn read_both(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        if let Some(job) = &mut self.checks.job {
+            (job.own, job.peer) = (None, None);
+        }
+        self.read_missing(keeper, context);
+    }
+
+    /// Reads the piece at each leg of which nothing is known.
+    fn read_missing(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
         let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.round, peer.bar()?)));
         let Some((volume, offset, length)) = self.checked_piece() else { return };
         let volume = self.volumes[volume].spec.number;
@@ -274,18 +311,57 @@ impl Owner {
             return;
         };
         job.step = Step::Reading;
-        (job.own, job.peer) = (None, None);
         (job.sent_own, job.sent_peer) = (context.out.next_session(), context.out.next_session());
         job.sent_at = context.now;
         let (own, at_peer) = (job.sent_own, job.sent_peer);
+        let (own_is_known, peer_is_known) = (job.own.is_some(), job.peer.is_some());
         let length = u32::try_from(length).expect("a region is at most a transfer");
-        context.out.link(
-            LinkClient::Owner(self.group, round, LinkPurpose::Check(at_peer)),
-            node,
-            LinkRequest::Read { volume, bar, offset, length },
-        );
-        let client = Client::Owner(self.life, OwnerCall::Check(own));
-        keeper.start(volume, own_bar, LegOperation::Read { offset, length }, client, context.out);
+        if !peer_is_known {
+            context.out.link(
+                LinkClient::Owner(self.group, round, LinkPurpose::Check(at_peer)),
+                node,
+                LinkRequest::Read { volume, bar, offset, length },
+            );
+        }
+        if !own_is_known {
+            let client = Client::Owner(self.life, OwnerCall::Check(own));
+            let operation = LegOperation::Read { offset, length };
+            keeper.start(volume, own_bar, operation, client, context.out);
+        }
+        self.judge(keeper, context);
+    }
+
+    /// Hosts do not wait for a leg that takes long to read a piece.
+    pub(crate) fn yield_to_hosts(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(job) = &mut self.checks.job else { return };
+        let is_slow = job.sent_at + Duration::from_millis(SLOW_READ_MS) <= context.now;
+        if job.step != Step::Reading || !job.is_claimed || !is_slow {
+            return;
+        }
+        job.is_claimed = false;
+        let volume = job.volume;
+        self.release_claim(volume, CHECK_CLAIM, keeper, context);
+    }
+
+    /// Both legs have answered, but hosts may have written meanwhile.
+    fn slow_read_ended(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some((volume, _, length)) = self.checked_piece() else { return };
+        let block = u64::from(self.volumes[volume].spec.block_bytes);
+        let Some(job) = &mut self.checks.job else { return };
+        // Whoever wrote to a block that one leg cannot read wrote it to both: the other's is as good.
+        job.own.take_if(|piece| piece.is_some());
+        job.peer.take_if(|piece| piece.is_some());
+        if job.own.is_none() && job.peer.is_none() {
+            job.slow += 1;
+            if job.slow >= SLOW_READS_MAX {
+                return self.end_region(keeper, context);
+            }
+        } else if length > block {
+            (job.own, job.peer) = (None, None);
+            job.piece = smaller_piece(length, block);
+        }
+        job.goes_on = true;
+        self.claim_check(keeper, context);
     }
 
     pub(crate) fn check_at_own(
@@ -382,6 +458,9 @@ impl Owner {
         if job.step != Step::Reading || job.own.is_none() || job.peer.is_none() {
             return;
         }
+        if !job.is_claimed {
+            return self.slow_read_ended(keeper, context);
+        }
         let (Some(own), Some(peer)) = (job.own.take(), job.peer.take()) else { return };
         if (own.is_none() || peer.is_none()) && length > block {
             job.piece = smaller_piece(length, block);
@@ -471,6 +550,17 @@ impl Owner {
             && let Some(verify) = &mut self.checks.verify
         {
             verify.add(job);
+        }
+        self.end_region(keeper, context);
+    }
+
+    /// A region was compared, or is left out.
+    fn end_region(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some(job) = &self.checks.job else { return };
+        if job.is_compared
+            && let Some(verify) = &mut self.checks.verify
+        {
+            verify.next = job.region + 1;
             let pause = if self.works.len() > 0 { PAUSE_BUSY_MS } else { 0 };
             verify.not_before = context.after_ms(pause);
             if verify.next >= self.volumes[job.volume].regions() {
@@ -560,27 +650,21 @@ impl Owner {
         }
     }
 
-    /// Whether the peer keeps a check waiting for so long.
+    /// Whether the peer keeps a check waiting for so long with a write, for which hosts wait too.
     pub(crate) fn peer_check_is_late(&self, now: Duration, deadline: Duration) -> bool {
-        self.checks.job.as_ref().is_some_and(|job| {
-            let at_it =
-                job.step == Step::Writing || job.step == Step::Reading && job.peer.is_none();
-            at_it && job.sent_at + deadline <= now
-        })
+        let job = self.checks.job.as_ref().filter(|job| job.step == Step::Writing);
+        job.is_some_and(|job| job.sent_at + deadline <= now)
     }
 
     /// Whether the own leg does.
     pub(crate) fn own_check_is_late(&self, now: Duration, deadline: Duration) -> bool {
-        self.checks.job.as_ref().is_some_and(|job| {
-            let at_it = job.step == Step::Mending || job.step == Step::Reading && job.own.is_none();
-            at_it && job.sent_at + deadline <= now
-        })
+        let job = self.checks.job.as_ref().filter(|job| job.step == Step::Mending);
+        job.is_some_and(|job| job.sent_at + deadline <= now)
     }
 }
 
 impl Verify {
     fn add(&mut self, job: &Job) {
-        self.next = job.region + 1;
         let evidence = &mut self.evidence;
         evidence.regions += 1;
         evidence.bytes += job.length;

@@ -519,6 +519,7 @@ impl Owner {
         self.check_own_deadlines(context);
         self.check_cut_off(context);
         self.check_held(keeper, context);
+        self.yield_to_hosts(keeper, context);
         self.ask_join(keeper, context);
         self.drive(keeper, context);
         self.retry_works(keeper, context);

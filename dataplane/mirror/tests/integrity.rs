@@ -170,6 +170,41 @@ fn a_write_waits_for_the_repair_of_a_comparison_that_was_called_off() {
 }
 
 #[test]
+fn neither_a_leg_nor_a_host_suffers_when_a_disk_tries_long_to_read_a_bad_block() {
+    for node in [0, 1] {
+        let mut simulation = Simulation::new(26);
+        simulation.run_quietly(2_000);
+        simulation.quieten();
+        simulation.damage(node, 40..42);
+        simulation.slow_down(node, 40..42, Duration::from_secs(7));
+        let before = simulation.log.describe();
+        let (found, longest) = simulation.compare_under_writes(43);
+        assert_eq!(simulation.log.describe(), before, "a leg was given up");
+        assert!(longest < Duration::from_millis(1_500), "a write took {longest:?}");
+        assert_eq!((found.mended_bytes, found.lost_bytes), (2 * 4096, 0), "{found:?}");
+        assert_eq!((found.regions, found.differing_regions), (16, 0), "{found:?}");
+        assert_eq!(simulation.damaged(node), 0);
+        simulation.slow_down(node, std::iter::empty(), Duration::ZERO);
+        simulation.verify();
+    }
+}
+
+#[test]
+fn a_region_that_is_read_too_slowly_is_left_out_of_a_comparison() {
+    for node in [0, 1] {
+        let mut simulation = Simulation::new(27);
+        simulation.run_quietly(2_000);
+        simulation.quieten();
+        simulation.slow_down(node, 40..41, Duration::from_secs(7));
+        let before = simulation.log.describe();
+        let (found, longest) = simulation.compare_under_writes(43);
+        assert_eq!(simulation.log.describe(), before, "a leg was given up");
+        assert!(longest < Duration::from_millis(1_500), "a write took {longest:?}");
+        assert_eq!((found.regions, found.lost_bytes), (15, 0), "{found:?}");
+    }
+}
+
+#[test]
 fn a_comparison_may_be_called_off_at_any_step() {
     let mut simulation = Simulation::new(25);
     simulation.run_quietly(2_000);

@@ -3,6 +3,7 @@
 
 use super::BLOCK;
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 use voute_buffer::Buffer;
 use voute_mirror::{DeviceFault, DeviceKind, DeviceRequest};
 
@@ -29,7 +30,9 @@ pub struct Disk {
     pub ailment: Option<Ailment>,
     /// Blocks that cannot be read until they are written.
     pub bad: BTreeSet<u64>,
-    /// It says of them only that the read failed.
+    /// Blocks that it reads slowly, and how slowly.
+    pub slow: (BTreeSet<u64>, Duration),
+    /// It says of bad blocks only that the read failed.
     pub is_terse: bool,
     writes: u64,
 }
@@ -59,6 +62,20 @@ impl Disk {
                 Ok(None)
             }
         }
+    }
+
+    /// How much longer a request takes than others do.
+    pub fn delay_of(&self, request: &DeviceRequest) -> Duration {
+        let DeviceKind::Read { length } = request.kind else { return Duration::ZERO };
+        let end = request.offset + u64::from(length);
+        let mut slow = self.slow.0.range(request.offset / BLOCK..end.div_ceil(BLOCK));
+        if slow.next().is_some() { self.slow.1 } else { Duration::ZERO }
+    }
+
+    /// A block of data takes long to read.
+    pub fn slow_down(&mut self, block: u64, by: Duration) {
+        self.slow.0.insert(DATA_BEGIN / BLOCK + block);
+        self.slow.1 = by;
     }
 
     fn is_bad(&self, offset: u64, length: u32) -> bool {

@@ -59,6 +59,29 @@ impl Simulation {
         blocks.for_each(|block| self.nodes[node].disk.damage(block));
     }
 
+    /// Reads of these blocks of a leg take long.
+    pub fn slow_down(&mut self, node: usize, blocks: impl Iterator<Item = u64>, by: Duration) {
+        blocks.for_each(|block| self.nodes[node].disk.slow_down(block, by));
+    }
+
+    /// Has the owner compare the legs while a host writes a block again and again; what was found, and
+    /// how long a write took at most.
+    pub fn compare_under_writes(&mut self, block: u64) -> (VerifyEvidence, Duration) {
+        let before = self.log.verified.len();
+        self.log.order_verify(false);
+        self.publish();
+        let (mut longest, deadline) = (Duration::ZERO, self.now + Duration::from_secs(120));
+        while self.log.verified.len() == before {
+            assert!(self.now < deadline, "the comparison never ends: {}", self.describe());
+            let began = self.now;
+            self.begin_write(block);
+            self.settle_host();
+            longest = longest.max(self.now - began);
+            self.run_quietly(50);
+        }
+        (self.log.verified[before].clone(), longest)
+    }
+
     /// How many blocks of a leg cannot be read.
     pub fn damaged(&self, node: usize) -> usize {
         self.nodes[node].disk.bad.len()

@@ -266,7 +266,8 @@ impl Simulation {
             match action {
                 Action::Device(request) => {
                     let hung = self.nodes[node].hung_until.saturating_sub(self.now);
-                    let delay = hung + self.random.micros(50, 3_000);
+                    let slow = self.nodes[node].disk.delay_of(&request);
+                    let delay = hung + slow + self.random.micros(50, 3_000);
                     self.nodes[node].at_device.insert(request.tag, ());
                     self.after(delay, Event::Device { node, process, request });
                 }
