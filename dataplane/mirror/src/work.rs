@@ -465,6 +465,9 @@ impl Owner {
         }
         let Some(work) = self.works.get_mut(key) else { return };
         let Some(data) = work.data.take() else { return };
+        if work.host.is_none() {
+            return self.end(key, HostOutcome::PathError, keeper, context);
+        }
         let difference = match &work.kind {
             Kind::CompareAndWrite { expected, .. } => {
                 expected.iter().zip(data.iter()).position(|(wanted, found)| wanted != found)
@@ -568,7 +571,26 @@ impl Owner {
         }
     }
 
+    /// Ends a compare-and-write whose host was told meanwhile that it failed: nothing of it was sent to a
+    /// leg, and the host's next attempt is not to find its own first one there. Whether it did.
+    fn withdraw(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) -> bool {
+        let Some(work) = self.works.get(key) else { return false };
+        let compares = matches!(work.kind, Kind::CompareAndWrite { .. });
+        if !compares || work.host.is_some() || work.step == Step::Writing {
+            return false;
+        }
+        let ((begin, end), volume) = (work.part(), &mut self.volumes[work.volume]);
+        if matches!(work.step, Step::Intent(_)) {
+            volume.end_write(volume.regions_of(begin, end));
+        }
+        self.end(key, HostOutcome::PathError, keeper, context);
+        true
+    }
+
     fn write(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        if self.withdraw(key, keeper, context) {
+            return;
+        }
         let to_peer = self.peer.as_ref().is_some_and(|peer| peer.takes_writes());
         let Some(work) = self.works.get_mut(key) else { return };
         work.step = Step::Writing;
@@ -839,9 +861,10 @@ impl Owner {
     }
 
     /// A host is not left waiting for ever: after the hold time, or at once while this owner is cut
-    /// off, it gets a path error, whatever becomes of its write. One of which nothing has been sent
-    /// to a leg is forgotten; every other goes on to its end, in its place in the order: the host's
-    /// next attempt, here or at another owner, comes after it.
+    /// off, it gets a path error, whatever becomes of its write. One that waits for its turn is
+    /// forgotten, and a compare-and-write as soon as it has been read, if nothing was written yet;
+    /// every other goes on to its end, in its place in the order: the host's next attempt, here or at
+    /// another owner, comes after it.
     pub(crate) fn check_held(&mut self, keeper: &mut Keeper, context: &mut Context<'_>) {
         for key in self.works.keys() {
             let Some(work) = self.works.get(key).filter(|work| work.host.is_some()) else {

@@ -63,6 +63,17 @@ fn an_owner_without_peer_and_log_sends_its_hosts_away_soon() {
 }
 
 #[test]
+fn a_compare_and_write_that_was_told_as_failed_is_not_carried_out() {
+    let mut simulation = Simulation::new(6);
+    simulation.fail_a_swap(20);
+    // Its host tries again, and does not find its own first attempt there.
+    simulation.begin_swap(20);
+    simulation.settle_host();
+    simulation.heal();
+    simulation.verify();
+}
+
+#[test]
 fn a_peer_that_dies_costs_no_path_while_the_log_answers() {
     let mut simulation = Simulation::new(5);
     assert_eq!(

@@ -183,6 +183,30 @@ impl Simulation {
         self.host_send(0);
     }
 
+    pub fn begin_swap(&mut self, block: u64) {
+        let expected = self.host.blocks[block as usize].settled.expect("nothing is under way");
+        let value = self.host.issue(block, 1, false)[0];
+        self.host.tasks[0] = Task::Swap { block, expected, value };
+        self.host.tries[0] = 0;
+        self.host_send(0);
+    }
+
+    /// Compares and writes through this node, once; what is answered is nobody's matter.
+    pub fn swap_once(&mut self, node: usize, block: u64) {
+        let settled = self.host.blocks[block as usize].settled;
+        let expected = settled.expect("nothing is under way");
+        let value = self.host.issue(block, 1, false)[0];
+        self.host.blocks[block as usize].settled = settled;
+        self.host.tags += 1;
+        let (id, volume) = (HostTag(self.host.tags), self.log.volume());
+        let operation = HostOperation::CompareAndWrite {
+            offset: block * BLOCK,
+            expected: Arc::new(self.content(block, expected)),
+            data: Arc::new(self.content(block, value)),
+        };
+        self.submit(node, 0, u64::MAX, HostRequest { id, volume, operation });
+    }
+
     fn read_task(&self, block: u64) -> Task {
         let state = &self.host.blocks[block as usize];
         Task::Read { block, least: state.acknowledged.max(state.seen) }

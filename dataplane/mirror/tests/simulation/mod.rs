@@ -802,6 +802,24 @@ impl Simulation {
         (sent_away, held, self.now - began, by)
     }
 
+    /// The device of an owner without a peer hangs until a compare-and-write of a host is told as
+    /// failed.
+    pub fn fail_a_swap(&mut self, block: u64) {
+        self.run_quietly(1_000);
+        self.host.stop();
+        self.settle_host();
+        self.crash(1);
+        self.run_while(|all| all.log.both_in_sync());
+        self.run_quietly(1_000);
+        self.nodes[0].hung_until = self.now + Duration::from_secs(25);
+        self.swap_once(0, block);
+        assert_eq!(self.nodes[0].requests.len(), 1);
+        self.run_while(|all| !all.nodes[0].requests.is_empty());
+        let early = self.nodes[0].hung_until - Duration::from_secs(1);
+        assert!(self.now < early, "its device answered before the host was told");
+        self.run_until(self.nodes[0].hung_until + Duration::from_secs(1));
+    }
+
     /// The peer dies for five seconds. Returns what the owner's paths changed to meanwhile.
     pub fn lose_the_peer(&mut self) -> Vec<String> {
         self.run_quietly(1_000);
