@@ -43,8 +43,10 @@ const SLOW_READ_MS: u64 = 1_000;
 const SLOW_READS_MAX: u32 = 3;
 /// Most regions that wait to be mended; what does not fit is mended when it is read again.
 const MENDS_MAX: usize = 64;
-/// Most ranges that a report names.
+/// Most ranges that a report names, and most reports of lost blocks that wait for the log. Of more than
+/// that only the number of bytes is told.
 const RANGES_MAX: usize = 32;
+const REPORTS_MAX: usize = 256;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
@@ -110,7 +112,7 @@ pub(crate) struct Checks {
     ended: u64,
     mends: VecDeque<(usize, u64)>,
     job: Option<Job>,
-    /// Lost blocks that are to be reported, by volume.
+    /// Lost blocks that are to be reported: of which volume, and at most [`RANGES_MAX`] at a time.
     lost: Vec<(usize, Vec<LostRange>, Asked)>,
 }
 
@@ -191,12 +193,17 @@ impl Owner {
     /// No copy of these blocks can be read: the log is told.
     pub(crate) fn note_lost(&mut self, volume: usize, offset: u64, length: u64) {
         let lost = &mut self.checks.lost;
-        let entry = match lost.iter_mut().position(|(of, ..)| *of == volume) {
-            Some(at) => &mut lost[at],
-            None => lost.push_mut((volume, Vec::new(), Asked::default())),
-        };
-        if entry.1.len() < RANGES_MAX && add_lost(&mut entry.1, offset, length) {
-            entry.2 = Asked::default();
+        for (_, ranges, asked) in lost.iter_mut().filter(|(of, ..)| *of == volume) {
+            let mut all = ranges.clone();
+            if add_lost(&mut all, offset, length) && all.len() <= RANGES_MAX {
+                if all != *ranges {
+                    (*ranges, *asked) = (all, Asked::default());
+                }
+                return;
+            }
+        }
+        if lost.len() < REPORTS_MAX {
+            lost.push((volume, vec![LostRange { offset, length }], Asked::default()));
         }
     }
 

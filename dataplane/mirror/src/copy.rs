@@ -18,7 +18,7 @@ use crate::keeper::{Client, Keeper, LegFault, LegOperation, Why};
 use crate::link::{Bar, Control, ControlReply, LinkRefusal, LinkReply, LinkRequest};
 use crate::out::LinkClient;
 use crate::owner::{Context, LinkPurpose, Owner, OwnerCall, to_ms};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use voute_buffer::Buffer;
@@ -101,8 +101,8 @@ pub(crate) struct Copier {
     lost_in: BTreeSet<(usize, u64)>,
     /// Regions with blocks that the only copy could not read so far.
     bad: Vec<(usize, u64)>,
-    /// Since when there are any, and when they are tried again.
-    bad_since: Option<Duration>,
+    /// Since when each of them is bad, until it is copied, and when they are tried again.
+    bad_since: BTreeMap<(usize, u64), Duration>,
     bad_again_at: Duration,
 }
 
@@ -135,15 +135,15 @@ impl Copier {
             lost_bytes: 0,
             lost_in: BTreeSet::new(),
             bad: Vec::new(),
-            bad_since: None,
+            bad_since: BTreeMap::new(),
             bad_again_at: Duration::ZERO,
         }
     }
 
-    /// Whether blocks that cannot be read are tried again, once every other region is copied, before
-    /// they are given up.
-    fn is_patient(&mut self, now: Duration) -> bool {
-        let since = *self.bad_since.get_or_insert(now);
+    /// Whether blocks of a region that cannot be read are tried again, once every other region is
+    /// copied, before they are given up.
+    fn is_patient(&mut self, region: (usize, u64), now: Duration) -> bool {
+        let since = *self.bad_since.entry(region).or_insert(now);
         now < since + Duration::from_millis(BAD_PATIENCE_MS)
     }
 
@@ -404,7 +404,8 @@ impl Owner {
             if why == Why::Lost {
                 return self.piece_was_lost(key, keeper, context);
             }
-            let patient = self.copier.as_mut().is_some_and(|it| it.is_patient(context.now));
+            let region = (job.volume, job.region);
+            let patient = self.copier.as_mut().is_some_and(|it| it.is_patient(region, context.now));
             if patient {
                 return self.put_off(key, keeper, context);
             }
@@ -658,6 +659,7 @@ impl Owner {
     fn region_copied(&mut self, volume: usize, region: u64, length: u64) {
         self.volumes[volume].unsettled.remove(&region);
         if let Some(copier) = &mut self.copier {
+            copier.bad_since.remove(&(volume, region));
             copier.copied_bytes += length;
             copier.copied_regions += 1;
         }

@@ -223,6 +223,39 @@ fn a_comparison_may_be_called_off_at_any_step() {
 }
 
 #[test]
+fn blocks_that_are_lost_are_all_reported_however_many_ranges_they_make() {
+    let mut simulation = Simulation::new(28);
+    simulation.expects_medium_errors = true;
+    simulation.run_quietly(2_000);
+    simulation.quieten();
+    let bad = || (0..240).step_by(3);
+    simulation.damage(0, bad());
+    simulation.damage(1, bad());
+    let found = simulation.compare(false);
+    assert_eq!(found.lost_bytes, 80 * 4096, "{found:?}");
+    simulation.run_quietly(1_000);
+    let lost: BTreeSet<u64> = simulation.log.lost.iter().map(|range| range.offset / 4096).collect();
+    assert_eq!(lost, bad().collect());
+}
+
+#[test]
+fn each_region_of_a_resync_is_tried_for_as_long_as_any_other() {
+    let mut simulation = Simulation::new(29);
+    simulation.expects_medium_errors = true;
+    // All that is copied at a time is slow but for one bad block; another shows only after that.
+    simulation.slow_down(0, (16..80).step_by(16), Duration::from_secs(11));
+    simulation.begin_resync_from_a_damaged_leg([1, 100].into_iter());
+    simulation.await_lost(1);
+    simulation.run_quietly(2_000);
+    simulation.mend(0);
+    simulation.await_sync();
+    let lost: BTreeSet<u64> = simulation.log.lost.iter().map(|range| range.offset / 4096).collect();
+    assert_eq!(lost, [1].into(), "a block was given up after less than ten seconds");
+    simulation.slow_down(0, std::iter::empty(), Duration::ZERO);
+    simulation.verify();
+}
+
+#[test]
 fn a_source_that_reads_nothing_for_a_while_loses_nothing() {
     let mut simulation = Simulation::new(18);
     simulation.resync_from_a_leg_without_a_path(Duration::from_secs(30));
