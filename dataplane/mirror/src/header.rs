@@ -3,8 +3,12 @@
 //! Two copies of 4096 bytes, written in turn: magic `VOUTELEG`, version, length, CRC-32C, then the
 //! fields in postcard.
 
+use crate::action::RECORD_BYTES_MAX;
+use crate::map::REGIONS_PER_PAGE;
 use serde::{Deserialize, Serialize};
+use voute_schemas::contract::VolumeSpec;
 use voute_schemas::mutant::{self, Mutant};
+use voute_schemas::place::VOLUME_BYTES_MAX;
 use voute_schemas::{ClusterId, GroupId, LegId, Token, VolumeId};
 
 /// Size of one copy, bytes.
@@ -123,6 +127,22 @@ pub(crate) fn remove_lost(lost: &mut Vec<LostRange>, offset: u64, length: u64) -
     fits
 }
 
+/// Whether these are ranges of whole blocks of a volume, ascending and apart from each other.
+fn are_lost_ranges(lost: &[LostRange], block_bytes: u64, size_bytes: u64) -> bool {
+    let mut free_from = 0;
+    lost.len() <= LOST_RANGES_MAX
+        && lost.iter().all(|range| {
+            let is_whole = range.length > 0
+                && range.offset.is_multiple_of(block_bytes)
+                && range.length.is_multiple_of(block_bytes);
+            let end = range.offset.checked_add(range.length).filter(|end| *end <= size_bytes);
+            let is_after = range.offset >= free_from;
+            // The next one does not touch this one.
+            free_from = end.map_or(u64::MAX, |end| end.saturating_add(1));
+            is_whole && is_after && end.is_some()
+        })
+}
+
 impl Header {
     /// Writes one copy.
     #[must_use]
@@ -166,6 +186,20 @@ impl Header {
     pub fn newest(area: &[u8], leg: LegId) -> Option<Header> {
         let copies = area.chunks_exact(HEADER_BYTES).filter_map(Header::decode);
         copies.filter(|header| header.leg == leg).max_by_key(|header| header.generation)
+    }
+
+    /// Whether a mirror can have written this for a leg of the volume. What comes from a disk is not
+    /// believed for its checksum alone: sizes are allocated by it, and ranges are added up.
+    pub(crate) fn fits(&self, volume: &VolumeSpec) -> bool {
+        let is_sized = self.region_bytes == volume.region_bytes
+            && self.block_bytes == volume.block_bytes
+            && (1..=VOLUME_BYTES_MAX).contains(&self.size_bytes)
+            && self.pages
+                == self.size_bytes.div_ceil(volume.region_bytes).div_ceil(REGIONS_PER_PAGE);
+        is_sized
+            && self.generation < u64::MAX / 2
+            && self.record.len() <= RECORD_BYTES_MAX
+            && are_lost_ranges(&self.lost, u64::from(self.block_bytes), self.size_bytes)
     }
 
     /// Where the copy of this generation lies, bytes from the leg's begin.
@@ -275,6 +309,22 @@ mod tests {
         assert_eq!(lost, vec![range(0, 2), range(10, 2)]);
         assert!(remove_lost(&mut lost, 0, 100));
         assert_eq!(lost, vec![]);
+    }
+
+    #[test]
+    fn ranges_from_a_disk_are_whole_blocks_ascending_and_apart() {
+        let range = |offset, length| LostRange { offset, length };
+        let are = |lost: &[LostRange]| are_lost_ranges(lost, 512, 1 << 20);
+        assert!(are(&[]) && are(&[range(0, 512), range(1024, 1024)]));
+        assert!(are(&[range((1 << 20) - 512, 512)]));
+        assert!(!are(&[range(0, 512), range(512, 512)]), "they touch");
+        assert!(!are(&[range(1024, 512), range(0, 512)]), "not ascending");
+        assert!(!are(&[range(0, 0)]) && !are(&[range(0, 100)]) && !are(&[range(8, 512)]));
+        assert!(!are(&[range(1 << 20, 512)]), "beyond the volume");
+        assert!(!are(&[range(u64::MAX - 511, 1024)]), "it overflows");
+        assert!(!are(&[range(512, u64::MAX - 511), range(u64::MAX - 511, 512)]));
+        let many: Vec<_> = (0..=LOST_RANGES_MAX as u64).map(|at| range(at * 1024, 512)).collect();
+        assert!(!are(&many) && are(&many[1..]));
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod simulation;
 use simulation::Simulation;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use voute_mirror::header::{Header, LostRange};
+use voute_schemas::contract::LegState;
 use voute_schemas::event::BlockRange;
 
 #[test]
@@ -253,6 +255,38 @@ fn each_region_of_a_resync_is_tried_for_as_long_as_any_other() {
     assert_eq!(lost, [1].into(), "a block was given up after less than ten seconds");
     simulation.slow_down(0, std::iter::empty(), Duration::ZERO);
     simulation.verify();
+}
+
+#[test]
+fn a_leg_whose_header_makes_no_sense_is_not_used_and_harms_nobody() {
+    let range = |offset, length| LostRange { offset, length };
+    let cases: [fn(&mut Header); 6] = [
+        |header| header.size_bytes = u64::MAX,
+        |header| header.region_bytes = 1,
+        |header| header.region_bytes = 0,
+        |header| header.pages = u64::MAX,
+        |header| header.generation = u64::MAX,
+        |header| header.block_bytes = 0,
+    ];
+    let spoil = |spoil: &dyn Fn(&mut Header)| {
+        let mut simulation = Simulation::new(30);
+        simulation.run_quietly(1_000);
+        simulation.lose(1);
+        simulation.rewrite_header(1, spoil);
+        simulation.start(1);
+        simulation.run_quietly(3_000);
+        assert_eq!(simulation.leg_state(1), LegState::Failed);
+        assert!(simulation.is_served(), "the other leg serves");
+    };
+    cases.into_iter().for_each(|case| spoil(&case));
+    for lost in [
+        vec![range(u64::MAX - 4_095, 8_192)],
+        vec![range(0, u64::MAX)],
+        vec![range(8_192, 4_096), range(0, 4_096)],
+        vec![range(0, 100)],
+    ] {
+        spoil(&|header| header.lost.clone_from(&lost));
+    }
 }
 
 #[test]

@@ -18,6 +18,10 @@ const READS_AT_ONCE: u32 = 3;
 const READS_LATER: u32 = 10;
 const UNCLEAR_MAP: &str = "a page of its maps cannot be read; it is tried again for ten seconds, then the page counts as changed everywhere";
 
+/// Why a leg is not used whose header is sound by its checksum, but cannot be of its volume. Nothing is
+/// guessed: formatting it would end what may be the only copy.
+const SENSELESS_HEADER: &str = "its header does not fit the volume: replace the leg";
+
 impl Keeper {
     pub(super) fn load(&mut self, leg: usize, out: &mut Out) {
         self.legs[leg].condition = Condition::Loading;
@@ -40,6 +44,9 @@ impl Keeper {
             }
             return;
         };
+        if !header.fits(&self.legs[leg].spec) {
+            return self.leg_failed(leg, None, SENSELESS_HEADER);
+        }
         let regions = header.size_bytes.div_ceil(header.region_bytes.max(1));
         let leg_state = &mut self.legs[leg];
         leg_state.growing = false;

@@ -133,7 +133,7 @@ impl Disk {
         }
     }
 
-    fn read(&self, offset: u64, length: usize) -> Buffer {
+    pub fn read(&self, offset: u64, length: usize) -> Buffer {
         assert_eq!(offset % BLOCK, 0);
         let mut buffer = Buffer::zeroed(length);
         for (index, chunk) in buffer.chunks_mut(BLOCK as usize).enumerate() {
@@ -146,7 +146,7 @@ impl Disk {
         buffer
     }
 
-    fn write(&mut self, offset: u64, data: &[u8], keep: impl Fn(u64) -> bool) {
+    pub fn write(&mut self, offset: u64, data: &[u8], keep: impl Fn(u64) -> bool) {
         assert_eq!(offset % BLOCK, 0);
         for (index, chunk) in
             data.chunks(BLOCK as usize).enumerate().filter(|(index, _)| keep(*index as u64))

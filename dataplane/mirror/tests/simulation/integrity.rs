@@ -3,7 +3,10 @@
 use super::disk::Ailment;
 use super::{BLOCK, Event, Simulation};
 use std::time::Duration;
+use voute_mirror::Access;
+use voute_mirror::header::Header;
 use voute_mirror::link::LinkRequest;
+use voute_schemas::contract::LegState;
 use voute_schemas::event::VerifyEvidence;
 
 impl Simulation {
@@ -80,6 +83,26 @@ impl Simulation {
             self.run_quietly(50);
         }
         (self.log.verified[before].clone(), longest)
+    }
+
+    /// Writes something else into a leg's header, with a sound checksum.
+    pub fn rewrite_header(&mut self, node: usize, change: &dyn Fn(&mut Header)) {
+        let leg = self.log.spec().volumes[0].legs[node].leg;
+        let area = self.nodes[node].disk.read(0, 2 * BLOCK as usize);
+        let mut header = Header::newest(&area, leg).expect("its leg was formatted");
+        let at = header.offset();
+        change(&mut header);
+        self.nodes[node].disk.write(at, &header.encode(), |_| true);
+    }
+
+    /// What a node says of its leg.
+    pub fn leg_state(&self, node: usize) -> LegState {
+        let mirror = self.nodes[node].mirror.as_ref().expect("it was started");
+        mirror.status(self.now, 0)[0].legs[0].state
+    }
+
+    pub fn is_served(&self) -> bool {
+        self.nodes.iter().any(|node| node.access == Access::Optimized)
     }
 
     /// How many blocks of a leg cannot be read.

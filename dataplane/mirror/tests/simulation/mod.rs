@@ -192,7 +192,7 @@ impl Simulation {
         self.log.owner_changes
     }
 
-    fn start(&mut self, node: usize) {
+    pub fn start(&mut self, node: usize) {
         let state = &mut self.nodes[node];
         state.process += 1;
         state.incarnation += 1;
