@@ -103,18 +103,25 @@ impl Disk {
     /// Maps carry checksums and their place; data does not, so that nobody could notice there.
     fn read_wrongly(&mut self, offset: u64, buffer: &mut [u8]) {
         let Some(Ailment::WrongReads(which)) = self.ailment else { return };
-        if !(HEADERS..LEG_METADATA_BYTES).contains(&offset) || buffer.len() < 8_192 {
+        if !(HEADERS..METADATA_USED as u64).contains(&offset) || buffer.len() < 8_192 {
             return;
         }
         self.writes += 1;
-        match (which + self.writes) % 3 {
-            // One slot comes from where the other lies, the other has a flipped bit.
-            0 => {
-                let (one, other) = buffer.split_at_mut(4_096);
-                one.copy_from_slice(&other[..4_096]);
-                other[(which % 4_096) as usize] ^= 1 << (which % 8);
+        let (one, other) = buffer.split_at_mut(4_096);
+        let (one, other) = (&mut one[..4_096], &mut other[..4_096]);
+        let bit = (which % 4_096) as usize;
+        match (which + self.writes) % 7 {
+            // The read went to the other slot, or a bit is flipped, or both.
+            0 => one.copy_from_slice(other),
+            1 => other.copy_from_slice(one),
+            2 => one[bit] ^= 1 << (which % 8),
+            3 => other[bit] ^= 1 << (which % 8),
+            4 => {
+                one.copy_from_slice(other);
+                other[bit] ^= 1 << (which % 8);
             }
-            1 => buffer.fill(FOREIGN),
+            // It went somewhere else.
+            5 => buffer.fill(FOREIGN),
             _ => {}
         }
     }

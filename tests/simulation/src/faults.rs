@@ -279,16 +279,11 @@ impl World {
             1 => (Ailment::ReadOnly, "device read-only"),
             2 => (Ailment::Full, "device full"),
             3 | 4 => (Ailment::Flaky, "device flaky"),
-            5 if self.plan.with_wrong_reads => {
-                (Ailment::WrongReads(self.random.next()), "wrong reads of maps")
-            }
+            5 => (Ailment::WrongReads(self.random.next()), "wrong reads of maps"),
             _ => (Ailment::BadBlocks(self.random.next()), "bad blocks"),
         };
         self.note_fault(name);
         self.tell(|| format!("node {node}'s device: {ailment:?}"));
-        if matches!(ailment, Ailment::WrongReads(_)) {
-            self.checks.maps_are_lost();
-        }
         self.nodes[node].disk.ailment = Some(ailment);
         let delay = self.random.millis(10, 6_000);
         self.after(delay, Event::Mend { repair: Repair::Device { node } });

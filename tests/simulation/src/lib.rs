@@ -98,9 +98,6 @@ pub struct Plan {
     pub faulty: Duration,
     /// Whether any are.
     pub with_faults: bool,
-    /// Whether devices return map pages that were not asked for, or with a flipped bit. Two slots
-    /// of a page do not tell damage from a write that was torn: what that costs is an open finding.
-    pub with_wrong_reads: bool,
     /// How much is told.
     pub telling: Telling,
 }
@@ -110,7 +107,6 @@ impl Default for Plan {
         Plan {
             faulty: Duration::from_secs(20),
             with_faults: true,
-            with_wrong_reads: false,
             telling: Telling::Quiet,
         }
     }
