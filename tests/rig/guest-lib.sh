@@ -23,14 +23,15 @@ check() {
 }
 
 # write_jobs FILE-NAME DEVICE SECONDS BYTES...: writes at random places and reads each back, one
-# job a block size, each in its own 8 MiB.
+# job a block size, each in its own 8 MiB. Overlaps are serialised: large blocks fill that area soon, and a
+# second write of a block beside the first that is still under way may be mixed with it by the host itself.
 write_jobs() {
     local name=$1 device=$2 seconds=$3 bytes at=0
     shift 3
     rm -f /tmp/jobs/begun.*
     {
         printf '[global]\nfilename=%s\nioengine=libaio\ndirect=1\nrw=randwrite\niodepth=4\n' "$device"
-        printf 'verify=crc32c\nverify_backlog=32\nverify_fatal=1\nverify_dump=0\nverify_state_save=0\ntime_based\nruntime=%s\nsize=8m\n' "$seconds"
+        printf 'verify=crc32c\nverify_backlog=32\nverify_fatal=1\nverify_dump=0\nverify_state_save=0\nserialize_overlap=1\ntime_based\nruntime=%s\nsize=8m\n' "$seconds"
         for bytes in "$@"; do
             printf '[%s]\nbs=%s\noffset=%sm\nexec_prerun=touch /tmp/jobs/begun.%s.%s\n' "$bytes" "$bytes" "$at" "$name" "$bytes"
             at=$((at + 8))
