@@ -70,8 +70,10 @@ pub(super) struct Session {
     /// Jobs whose next command found no room, or no access.
     waiting: VecDeque<usize>,
     access: Access,
-    /// Since when no command succeeded for want of access.
+    /// Since when the target says that there is no access.
     barred_since: Option<Duration>,
+    /// Since when commands are refused for want of access, whatever else the target says.
+    refused_since: Option<Duration>,
     /// A write ended with its outcome unknown.
     has_unknown: bool,
 }
@@ -102,6 +104,7 @@ impl Session {
             waiting: VecDeque::new(),
             access: Access::Open,
             barred_since: None,
+            refused_since: None,
             has_unknown: false,
         };
         let is_up =
@@ -252,7 +255,8 @@ impl Session {
     fn leave_if_due(&mut self, paths: &Paths) -> Result<(), RemoteError> {
         let state = self.state().unwrap_or(AnaState::Inaccessible);
         let now = self.now();
-        if self.barred_since.is_some_and(|since| now.saturating_sub(since) > BARRED_MAX) {
+        let mut since = [self.barred_since, self.refused_since].into_iter().flatten();
+        if since.any(|since| now.saturating_sub(since) > BARRED_MAX) {
             return Err(RemoteError::Inaccessible(state));
         }
         let serves_worse = state == AnaState::NonOptimized && paths.has_other_than(self.address);
@@ -343,6 +347,7 @@ impl Session {
         }
         let is_worse = (known.state, found.state) == (AnaState::Optimized, AnaState::NonOptimized);
         known.state = found.state;
+        self.barred_since = None;
         self.access = if is_worse { Access::Leaving } else { Access::Open };
         Ok(())
     }
@@ -415,6 +420,7 @@ impl Session {
         if status.is_access_related() {
             return self.barred(key);
         }
+        self.refused_since = None;
         let job = &mut self.jobs[key];
         if !status.is_success() {
             let is_zeroing = matches!(job.kind, OrderKind::Zero { .. }) && !job.is_flushing;
@@ -426,7 +432,6 @@ impl Session {
             let fault = fault_of(status, &job.kind);
             return self.finish(key, Err(fault));
         }
-        self.barred_since = None;
         let is_volatile = self.controller.as_ref().is_none_or(|facts| facts.has_volatile_cache);
         match job.progress(data, is_volatile) {
             Progress::Again => self.go_on(key),
@@ -438,7 +443,7 @@ impl Session {
     fn barred(&mut self, key: usize) {
         let now = self.now();
         self.waiting.push_back(key);
-        self.barred_since.get_or_insert(now);
+        self.refused_since.get_or_insert(now);
         if self.access == Access::Open {
             self.access = Access::Barred;
             self.attachment.reread_access(&mut self.admin.connection, now);
