@@ -246,6 +246,9 @@ fn volumes_and_hosts(one_box: &OneBox) {
     assert_eq!(one_box.json(&["leg", "list", "db"])[0]["formatted"], true);
     assert!(one_box.is_refused(&["leg", "remove", "db", "--site", "main"]).len() > 20);
     assert!(one_box.is_refused(&["leg", "add", "db", "--pool", "main"]).len() > 20);
+    let observed = ["failover", "start", "main", "--observed", "a test"];
+    let error = one_box.is_refused(&observed);
+    assert!(error.contains("nothing moved from main"), "at once, not after a timeout: {error}");
     one_box.does(&["volume", "create", "short-lived", "--size", "16MiB", "--pool", "main"]);
     one_box.does(&["volume", "delete", "short-lived"]);
 }

@@ -5,6 +5,7 @@ use super::change::ChangeAnswer;
 use super::extract::{Change, Query};
 use super::failure::Failure;
 use super::requests::*;
+use super::views::Sight;
 use super::{App, resolve};
 use crate::access;
 use crate::service::unix_ms;
@@ -37,6 +38,19 @@ pub(super) async fn fail_over_site(
     Path(site): Path<Reference>,
     change: Change<FailOverSite>,
 ) -> ChangeAnswer {
+    // Not committed as something that moves nothing, and not as a refusal either: another process, which
+    // is asked next with the same key, may hear what this one does not.
+    let was_done = change.context.idempotency_key.as_deref().is_some_and(|key| {
+        app.service.state().key_use(&change.context.actor, key).is_some()
+    });
+    if !was_done && app.look(|sight| hears_no_other_side(sight, &site)) {
+        return Err(Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "other-sides-not-heard",
+            format!("this control process hears none of the nodes that could take over from {}", site.0),
+            "ask another control process (`--api`), or see with `voute node list` why they are silent",
+        ));
+    }
     app.change(change, "FailOverSite", None, |state, body| {
         let id = resolve::site(state, &site)?;
         let reported = state.site(id).map_or(SiteCondition::Normal, |site| site.condition);
@@ -66,6 +80,21 @@ pub(super) async fn fail_over_site(
         })
     })
     .await
+}
+
+/// Whether there are nodes that could take over from this site, none of which is heard here.
+fn hears_no_other_side(sight: &Sight<'_>, site: &Reference) -> bool {
+    let Ok(site) = resolve::site(sight.state, site) else { return false };
+    let owned = sight.state.nodes().filter(|(_, node)| node.site == site).flat_map(|(node, _)| {
+        sight.state.groups_of_node(node).filter(move |(_, group)| group.owner == node)
+    });
+    let mut others = owned
+        .flat_map(move |(_, group)| {
+            group.sides.iter().filter(move |side| side.site != site && side.in_sync)
+        })
+        .map(|side| sight.is_heard(side.node))
+        .peekable();
+    others.peek().is_some() && !others.any(|is_heard| is_heard)
 }
 
 pub(super) async fn move_group(

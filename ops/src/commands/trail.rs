@@ -11,9 +11,15 @@ use crate::print::table::{Row, print_csv_row, print_facts, print_json, print_row
 use crate::print::time::show_time;
 use crate::print::{line, plain};
 use anyhow::{Context, bail};
+use std::collections::HashMap;
 use std::fmt::Write;
-use voute_control::api::answers::{AuditPage, CommitView, FailoverView, StatusView, Verification};
+use std::time::Instant;
+use voute_control::api::answers::{
+    AuditPage, Changed, CommitView, FailoverView, StatusView, Verification, VolumeHealth, VolumeView,
+};
 use voute_control::api::requests::{AuditQuery, FailOverSite, LIST_MAX};
+use voute_schemas::event::LeftBehind;
+use voute_schemas::{Event, GroupId, NodeId};
 
 /// A commit as a row of the trail.
 pub struct TrailRow {
@@ -43,6 +49,42 @@ impl Row for TrailRow {
         &["commit", "when", "who", "by", "command", "what", "why"];
     fn cells(&self) -> Vec<String> {
         self.cells.clone()
+    }
+}
+
+/// What a decided failover moves, and what it leaves.
+#[derive(Debug)]
+struct Moves<'a> {
+    moved: Vec<(GroupId, NodeId)>,
+    left_behind: &'a [LeftBehind],
+    left_behind_total: u64,
+}
+
+impl<'a> Moves<'a> {
+    fn of(events: &'a [Event]) -> Self {
+        let mut moves = Moves { moved: vec![], left_behind: &[], left_behind_total: 0 };
+        for event in events {
+            match event {
+                Event::FailoverDecided { evidence, .. } => {
+                    moves.left_behind = &evidence.left_behind;
+                    moves.left_behind_total = evidence.left_behind_total;
+                }
+                Event::OwnerMoved { group, to, .. } => moves.moved.push((*group, *to)),
+                _ => {}
+            }
+        }
+        moves
+    }
+}
+
+/// Whether a volume is served by its new owner; one that was moved on is no longer waited for.
+fn judge_taken_over(view: &VolumeView, owner: &str) -> Step {
+    match view.health {
+        _ if view.owner.id != owner => Step::Done,
+        VolumeHealth::Healthy | VolumeHealth::Degraded | VolumeHealth::Resyncing => Step::Done,
+        VolumeHealth::Preparing | VolumeHealth::Waiting | VolumeHealth::Down => {
+            Step::Going(format!("{} is being opened by its new owner", view.name))
+        }
     }
 }
 
@@ -86,9 +128,8 @@ impl Session<'_> {
                 let body = FailOverSite { observed, condition: condition.map(Into::into) };
                 let changed =
                     self.client.post(&format!("{}/failover", item("sites", &site)), &body)?;
-                let committed = self.report(&changed, &format!("failover of {site} decided"))?;
-                if let (true, true, Some(id)) = (committed, self.options.waits(), changed.created) {
-                    self.wait_for_failover(&id, &site)?;
+                if self.report(&changed, &format!("failover of {site} decided"))? {
+                    self.tell_moves(&site, &changed)?;
                 }
             }
             FailoverVerb::List => self.print_list::<FailoverView>("/v1/failovers")?,
@@ -97,19 +138,51 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn wait_for_failover(&self, id: &str, site: &str) -> anyhow::Result<()> {
+    /// Says what moves and what stays, and waits until what moves is served.
+    fn tell_moves(&self, site: &str, changed: &Changed) -> anyhow::Result<()> {
+        let Moves { moved, left_behind, left_behind_total } = Moves::of(&changed.events);
+        let words = format!("{} volume(s) move, {left_behind_total} stay", moved.len());
+        if self.options.output != OutputFormat::Json {
+            line(&words);
+            let names = if left_behind.is_empty() {
+                Names::default()
+            } else {
+                Names::load(&self.client)?
+            };
+            for left in left_behind {
+                line(&format!("left behind: {}: {}", names.of(&left.group), plain(&left.cause)));
+            }
+        }
+        if moved.is_empty() {
+            bail!(
+                "nothing moved from {site}\n  See why above, or with `voute failover show`; `voute volume show` says what a volume waits for."
+            );
+        }
+        if self.options.waits() {
+            self.wait_until_served(site, &moved)?;
+        }
+        if left_behind_total > 0 {
+            bail!("{site} was left only partly: {words}");
+        }
+        Ok(())
+    }
+
+    fn wait_until_served(&self, site: &str, moved: &[(GroupId, NodeId)]) -> anyhow::Result<()> {
+        let began = Instant::now();
         let what = format!("failover of {site}");
-        wait_for(
-            &self.client,
-            &item("failovers", id),
-            self.options.wait_timeout,
-            &what,
-            |view: &FailoverView| match view.phases {
-                Some(_) => Step::Done,
-                None => Step::Going("new owners are opening".to_owned()),
-            },
-        )?;
-        if self.options.output == OutputFormat::Json { Ok(()) } else { self.show_failover(id) }
+        let owners: HashMap<GroupId, NodeId> = moved.iter().copied().collect();
+        for volume in self.client.list_of::<VolumeView>("/v1/volumes")? {
+            let Some(owner) = owners.get(&volume.group).map(ToString::to_string) else { continue };
+            let patience = self.options.wait_timeout.saturating_sub(began.elapsed());
+            let path = item("volumes", &volume.volume.to_string());
+            wait_for(&self.client, &path, patience, &what, |view: &VolumeView| {
+                judge_taken_over(view, &owner)
+            })?;
+        }
+        if self.options.output != OutputFormat::Json {
+            line(&format!("all are served again, {} ms later", began.elapsed().as_millis()));
+        }
+        Ok(())
     }
 
     fn show_failover(&self, id: &str) -> anyhow::Result<()> {
