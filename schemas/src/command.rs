@@ -125,6 +125,10 @@ pub enum Command {
         volume: VolumeId,
         size_bytes: u64,
     },
+    PresentVolume {
+        volume: VolumeId,
+        presentation: Presentation,
+    },
     /// Refused for a volume that is mapped; and, unless forced, for one that a host used in the last 15
     /// minutes, or of which that is not known.
     DeleteVolume {
@@ -274,6 +278,7 @@ impl Command {
             Command::RemovePolicy { .. } => "RemovePolicy",
             Command::CreateVolume { .. } => "CreateVolume",
             Command::ResizeVolume { .. } => "ResizeVolume",
+            Command::PresentVolume { .. } => "PresentVolume",
             Command::DeleteVolume { .. } => "DeleteVolume",
             Command::AddLeg { .. } => "AddLeg",
             Command::RemoveLeg { .. } => "RemoveLeg",

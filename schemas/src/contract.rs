@@ -5,7 +5,7 @@
 //! Anything that honours this contract is a data plane.
 
 use crate::command::Escalation;
-use crate::event::Attestation;
+use crate::event::{Attestation, Presentation};
 use crate::ids::*;
 use crate::name::Name;
 use crate::place::{ExtentRun, Locator, Portals};
@@ -264,6 +264,9 @@ pub struct VolumeSpec {
     /// Its legs are to be compared.
     #[serde(default)]
     pub verify: Option<VerifyOrder>,
+    /// What hosts are told of how it keeps its blocks.
+    #[serde(default)]
+    pub presentation: Presentation,
 }
 
 /// An order to compare a volume's legs.

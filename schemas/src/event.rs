@@ -377,6 +377,13 @@ pub enum Event {
         /// Which secrets.
         keys: HostKeys,
     },
+    /// A volume tells hosts otherwise how it keeps its blocks.
+    VolumePresented {
+        /// Which.
+        volume: VolumeId,
+        /// How.
+        presentation: Presentation,
+    },
 }
 
 /// What a credential may do.
@@ -570,6 +577,18 @@ pub struct HostKeys {
 pub struct FailoverEvidence {
     /// The condition.
     pub condition: SiteCondition,
+/// What a volume tells hosts of how it keeps its blocks. How it does keep them does not depend on it.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema,
+)]
+pub struct Presentation {
+    /// Blocks that were never written or were freed count as having no room of their own (thin). Otherwise
+    /// room is told to be set aside for every block.
+    pub thin: bool,
+    /// The block by which hosts are to align, bytes; nothing: the volume's own.
+    pub physical_block_bytes: Option<u32>,
+}
+
     /// In words: what was seen, when.
     pub observed: String,
     /// Wall time of the first sign, milliseconds since 1970.

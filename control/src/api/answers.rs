@@ -7,7 +7,7 @@ use voute_schemas::contract::{
     GroupRole, LegState, LinkStatus, OpeningReport, ResyncProgress, VerifyProgress,
 };
 use voute_schemas::event::{
-    BlockRange, Event, FailoverEvidence, FailoverPhases, PolicyRules, Role, SiteCondition,
+    BlockRange, Event, FailoverEvidence, FailoverPhases, PolicyRules, Presentation, Role, SiteCondition,
     SiteKind, VerifyEvidence,
 };
 use voute_schemas::ids::*;
@@ -254,6 +254,9 @@ pub struct VolumeView {
     pub size_bytes: u64,
     /// Logical block, bytes.
     pub block_bytes: u32,
+    /// What hosts are told of how it keeps its blocks.
+    #[serde(default)]
+    pub presentation: Presentation,
     /// Its policy.
     pub policy: Option<Named>,
     /// In one word.

@@ -262,6 +262,13 @@ fn volumes(routes: Routes) -> Routes {
             checks::verify,
         )
         .get::<ScrubView, _, _>(
+        .change::<PresentVolume, Changed, _, _>(
+            Put,
+            "/v1/volumes/{volume}/presentation",
+            Operator,
+            "Says what a volume tells hosts of how it keeps its blocks",
+            volumes::present,
+        )
             "/v1/scrub",
             Viewer,
             "Says how often mirrored volumes are compared",

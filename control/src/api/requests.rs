@@ -199,6 +199,17 @@ pub struct ResizeVolume {
     pub size_bytes: u64,
 }
 
+/// `PUT /v1/volumes/{volume}/presentation`: what hosts are told of how it keeps its blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PresentVolume {
+    /// As thin: freed and never written blocks count as having no room of their own.
+    pub thin: bool,
+    /// The block by which hosts are to align, bytes: 4096, or nothing for the volume's own.
+    #[serde(default)]
+    pub physical_block_bytes: Option<u32>,
+}
+
 /// `POST /v1/volumes/{volume}/verification`
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

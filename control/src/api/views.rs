@@ -216,6 +216,7 @@ impl Sight<'_> {
                 .policy
                 .map(|policy| named(policy, self.state.policy(policy).map(|policy| &policy.name))),
             health: self.health(volume, group),
+            presentation: volume.presentation,
             owner: self.node_named(group.owner),
             owner_site: owner_site.map_or_else(unknown, |site| self.site_named(site)),
             epoch: group.epoch,

@@ -13,6 +13,7 @@ use voute_schemas::Command;
 use voute_schemas::command::LegRequest;
 use voute_schemas::ids::*;
 
+use voute_schemas::event::Presentation;
 pub(super) async fn list(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
@@ -64,6 +65,19 @@ pub(super) async fn resize(
 
 pub(super) async fn delete(
     State(app): State<App>,
+pub(super) async fn present(
+    State(app): State<App>,
+    Path(volume): Path<Reference>,
+    change: Change<PresentVolume>,
+) -> ChangeAnswer {
+    app.change(change, "PresentVolume", None, |state, body| {
+        let PresentVolume { thin, physical_block_bytes } = body;
+        let presentation = Presentation { thin, physical_block_bytes };
+        Ok(Command::PresentVolume { volume: resolve::volume(state, &volume)?, presentation })
+    })
+    .await
+}
+
     Path(reference): Path<Reference>,
     change: Change<()>,
 ) -> ChangeAnswer {

@@ -6,7 +6,7 @@ use super::index::LegHome;
 use super::state::*;
 use std::sync::Arc;
 use voute_schemas::event::{
-    ConditionSource, DetachCause, Event, HostKeys, MoveKind, SiteCondition,
+    ConditionSource, DetachCause, Event, HostKeys, MoveKind, Presentation, SiteCondition,
 };
 use voute_schemas::ids::*;
 use voute_schemas::mutant::{self, Mutant};
@@ -179,6 +179,7 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
                 volumes: vec![*volume],
                 policy: *policy,
                 confirmed_incarnation: None,
+                presentation: Presentation::default(),
             };
             add(&mut core.volumes, &mut names.volumes, *volume, name, created);
             core.volume_number_last = core.volume_number_last.max(*number);
@@ -205,6 +206,9 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
             change(&mut core.volumes, *volume, |volume| {
                 volume.check.under_way = volume.check.under_way.filter(|it| it.run != run);
                 volume.check.last = Some(last);
+        Event::VolumePresented { volume, presentation } => {
+            change(&mut core.volumes, *volume, |volume| volume.presentation = *presentation);
+        }
             });
         }
         Event::BlocksLost { volume, ranges } => {

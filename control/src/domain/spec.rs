@@ -110,6 +110,7 @@ pub fn touched(before: &State, after: &State, events: &[Event]) -> Touched {
             }
             Event::VolumeCreated { volume, .. }
             | Event::VolumeResized { volume, .. }
+            | Event::VolumePresented { volume, .. }
             | Event::VerifyRequested { volume, .. }
             | Event::VolumeVerified { volume, .. } => {
                 touched.volume(states, *volume);
@@ -356,5 +357,6 @@ fn volume_spec(state: &State, node: NodeId, id: VolumeId, volume: &Volume) -> Vo
             .check
             .under_way
             .map(|it| contract::VerifyOrder { run: it.run.0, repair: it.repair }),
+        presentation: volume.presentation,
     }
 }

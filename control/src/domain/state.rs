@@ -31,7 +31,7 @@ pub const FAILOVERS_MAX: usize = 1_000;
 /// Most nodes of a cluster: their numbers are 1 to this.
 pub const NODES_MAX: u16 = 200;
 /// Layout of [`State::encode`]. Raised whenever a field of the state changes.
-pub const SNAPSHOT_FORMAT: u32 = 4;
+pub const SNAPSHOT_FORMAT: u32 = 5;
 
 /// The state at one position of the log.
 #[derive(Clone, Debug, Default)]
@@ -250,6 +250,8 @@ pub struct Volume {
     /// What is known of its legs being equal.
     pub check: Check,
 }
+    /// What hosts are told of how it keeps its blocks.
+    pub presentation: Presentation,
 
 /// What is known of a volume's legs being equal.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

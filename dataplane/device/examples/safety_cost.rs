@@ -125,6 +125,7 @@ impl Pair {
             legs: vec![leg(0), leg(1)],
             mappings: vec![],
             verify: None,
+            presentation: voute_schemas::event::Presentation::default(),
         };
         let spec = GroupSpec {
             group: GroupId::generate(),

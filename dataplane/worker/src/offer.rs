@@ -303,9 +303,9 @@ impl View<'_> {
             alua_state: mine,
             target_port_groups: self.port_groups(group, mine),
             read_only,
-            // Its extents are its own from the beginning.
-            thin: false,
-            physical_block_size: volume.block_bytes,
+            // Its extents are its own from the beginning, so what it tells as thin can never lack room.
+            thin: volume.presentation.thin,
+            physical_block_size: physical_block(volume),
             // What every device of a leg writes all or not at all.
             atomic_blocks: 1,
         }
@@ -373,6 +373,12 @@ struct Mapped<'a> {
     volume: &'a VolumeSpec,
     lun: u16,
     read_only: bool,
+/// The block by which hosts are to align, bytes: never less than the volume's own.
+fn physical_block(volume: &VolumeSpec) -> u32 {
+    let told = volume.presentation.physical_block_bytes.unwrap_or(volume.block_bytes);
+    told.max(volume.block_bytes)
+}
+
 }
 
 fn alua(access: Access) -> iscsi::AluaState {

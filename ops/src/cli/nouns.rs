@@ -268,6 +268,15 @@ pub enum PoolVerb {
     },
 }
 
+/// How a volume tells hosts that it keeps its blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Provisioning {
+    /// Room is told to be set aside for every block.
+    Thick,
+    /// What was never written or was freed is told to have no room.
+    Thin,
+}
+
 /// `voute volume`.
 #[derive(Subcommand, Debug)]
 pub enum VolumeVerb {
@@ -311,6 +320,25 @@ Examples:
         /// Its new size.
         #[arg(long, value_parser = parse_size)]
         size: u64,
+    },
+    /// Say what a volume tells hosts of how it keeps its blocks
+    #[command(after_help = "\
+Examples:
+  voute volume present db --as thin                          # hosts free what they no longer use
+  voute volume present db --as thin --physical-block 4096    # and align by 4096 bytes
+  voute volume present db --as thick                         # as at first: and by its own block
+
+Every volume has room for all of its blocks, and every one takes UNMAP. Some hosts free space by themselves
+only where they are told that it is thin.")]
+    Present {
+        /// Name or id.
+        volume: String,
+        /// Whether freed and never written blocks count as having room of their own.
+        #[arg(long = "as", value_name = "KIND")]
+        kind: Provisioning,
+        /// The block by which hosts are to align, bytes: 4096, or the volume's own.
+        #[arg(long, value_name = "BYTES")]
+        physical_block: Option<u32>,
     },
     /// Compare a volume's legs, region by region, while it is in use
     #[command(after_help = "\

@@ -4,9 +4,9 @@ use super::{Session, item, reference};
 use crate::api::client::encode;
 use crate::api::waiting::{Step, wait_for};
 use crate::cli::OutputFormat;
-use crate::cli::nouns::{HostVerb, LegVerb, MappingVerb, VolumeVerb};
+use crate::cli::nouns::{HostVerb, LegVerb, MappingVerb, Provisioning, VolumeVerb};
 use crate::cli::quantity::show_size;
-use crate::print::events::verified_words;
+use crate::print::events::{presentation_words, verified_words};
 use crate::print::line;
 use crate::print::rows::health_words;
 use crate::print::table::{print_facts, print_json, print_rows};
@@ -15,9 +15,10 @@ use anyhow::{Context, ensure};
 use voute_control::api::answers::{HostView, MappingView, ScrubView, VolumeHealth, VolumeView};
 use voute_control::api::requests::{
     AddLeg, ChangeHost, ChangeHostKeys, CreateHost, CreateMapping, CreateVolume, MoveGroup,
-    ResizeVolume, ScheduleScrub, VerifyVolume,
+    PresentVolume, ResizeVolume, ScheduleScrub, VerifyVolume,
 };
 use voute_schemas::contract::GroupRole;
+use voute_schemas::event::Presentation;
 
 impl Session<'_> {
     pub(super) fn volume(&self, verb: VolumeVerb) -> anyhow::Result<()> {
@@ -46,6 +47,17 @@ impl Session<'_> {
                     &ResizeVolume { size_bytes: size },
                 )?;
                 self.report(&changed, &format!("volume {volume} grown to {}", show_size(size)))?;
+            }
+            VolumeVerb::Present { volume, kind, physical_block } => {
+                let thin = kind == Provisioning::Thin;
+                let body = PresentVolume { thin, physical_block_bytes: physical_block };
+                let path = format!("{}/presentation", item("volumes", &volume));
+                let changed = self.client.put(&path, &body)?;
+                let words = presentation_words(&Presentation {
+                    thin,
+                    physical_block_bytes: physical_block,
+                });
+                self.report(&changed, &format!("volume {volume} is presented as {words}"))?;
             }
             VolumeVerb::Verify { volume, repair } => {
                 let path = format!("{}/verification", item("volumes", &volume));
@@ -277,6 +289,7 @@ fn volume_facts(view: &VolumeView) -> Vec<(&'static str, String)> {
         ("epoch", view.epoch.to_string()),
         ("nsid", view.number.to_string()),
         ("compared", compared_words(view)),
+        ("told to hosts", presentation_words(&view.presentation)),
         ("last used", view.last_io_unix_ms.map_or_else(|| "not known".to_owned(), show_time)),
     ]
 }

@@ -5,7 +5,7 @@ use crate::cli::locator::show_locator;
 use crate::cli::quantity::show_size;
 use voute_schemas::Event;
 use voute_schemas::commit::{Commit, Outcome};
-use voute_schemas::event::{DetachCause, HostIdentity, MoveKind, VerifyEvidence};
+use voute_schemas::event::{DetachCause, HostIdentity, MoveKind, Presentation, VerifyEvidence};
 
 /// What came of a commit, in one line.
 #[must_use]
@@ -75,6 +75,9 @@ pub fn event_words(event: &Event, names: &Names) -> String {
         }
         Event::VolumeResized { volume, size_bytes, .. } => {
             format!("volume {} grown to {}", of(volume), show_size(*size_bytes))
+        }
+        Event::VolumePresented { volume, presentation } => {
+            format!("volume {} is presented as {}", of(volume), presentation_words(presentation))
         }
         Event::VolumeDeleted { volume } => format!("volume {} deleted", of(volume)),
         Event::LegFormatted { leg } => format!("leg {} formatted", of(leg)),
@@ -200,6 +203,15 @@ fn move_words(kind: &MoveKind) -> String {
             format!("unplanned, after {} ms of silence of the old owner", attestation.silent_ms)
         }
         MoveKind::HandedOver { cause } => format!("handed over{}", because(cause)),
+    }
+}
+
+/// What a volume tells hosts of how it keeps its blocks.
+pub fn presentation_words(presentation: &Presentation) -> String {
+    let kind = if presentation.thin { "thin" } else { "thick" };
+    match presentation.physical_block_bytes {
+        None => kind.to_owned(),
+        Some(bytes) => format!("{kind}, physical block {bytes} B"),
     }
 }
 

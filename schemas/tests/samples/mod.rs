@@ -30,7 +30,8 @@ variants!(EVENT_VARIANTS, variant_of, Event:
     LegReleased LegDetached LegInSync OwnerMoved OwnerConfirmed HostAdded HostChanged HostRemoved
     VolumeMapped VolumeUnmapped FailoverDecided FailoverMeasured
     LogSitesChanged LogSiteReseeded
-    VerifyRequested VolumeVerified BlocksLost ScrubScheduled HostKeysChanged);
+    VerifyRequested VolumeVerified BlocksLost ScrubScheduled HostKeysChanged
+    VolumePresented);
 variants!(ROLES, role, Role: Viewer Auditor Operator Administrator);
 variants!(SITE_KINDS, site_kind, SiteKind: Data Witness);
 variants!(SITE_CONDITIONS, site_condition, SiteCondition:
@@ -315,6 +316,14 @@ pub(crate) fn event_samples() -> Vec<Event> {
             },
         },
         Event::HostKeysChanged { host: HostId(id(1_000)), keys: HostKeys::default() },
+        Event::VolumePresented {
+            volume: VolumeId(id(600)),
+            presentation: Presentation { thin: true, physical_block_bytes: Some(4_096) },
+        },
+        Event::VolumePresented {
+            volume: VolumeId(id(600)),
+            presentation: Presentation::default(),
+        },
         Event::VerifyRequested {
             volume: VolumeId(id(600)),
             repair: true,

@@ -84,6 +84,9 @@ pub fn decide(state: &State, command: &Command) -> Result<Vec<Event>, Refusal> {
         Command::DeleteVolume { volume, force, last_used, now_unix_ms } => {
             volumes::delete(state, *volume, *force, *last_used, *now_unix_ms)
         }
+        Command::PresentVolume { volume, presentation } => {
+            volumes::present(state, *volume, *presentation)
+        }
         Command::AddLeg { volume, leg } => volumes::add_leg(state, *volume, *leg),
         Command::RemoveLeg { volume, leg } => volumes::remove_leg(state, *volume, *leg),
         Command::VerifyVolume { volume, repair, now_unix_ms } => {

@@ -4,13 +4,16 @@ use super::*;
 use std::collections::BTreeSet;
 use voute_schemas::Name;
 use voute_schemas::command::{LastUse, LegRequest};
-use voute_schemas::event::DetachCause;
+use voute_schemas::event::{DetachCause, Presentation};
 use voute_schemas::place::{LegPlacement, VOLUME_BYTES_MAX, VOLUME_BYTES_UNIT};
 
 /// How long a volume must have been unused to be deleted without force, minutes.
 const UNUSED_MINUTES: u64 = 15;
 /// Highest volume number: the last but one NSID (0xFFFFFFFF means all, NVM Express Base 2.0, §3.2.1).
 const NUMBER_MAX: u32 = u32::MAX - 1;
+/// The only block, bytes, by which hosts may be told to align besides the volume's own: what today's
+/// devices write at once, and more than that is no use to a file system.
+const PHYSICAL_BLOCK_BYTES: u32 = 4_096;
 
 /// A volume to be created.
 pub(super) struct Wanted<'a> {
@@ -92,6 +95,28 @@ pub(super) fn resize(state: &State, id: VolumeId, size_bytes: u64) -> Result<Vec
     let grow = |leg: &Leg| space::grow_leg(state, leg, size_bytes, volume.block_bytes);
     let legs = volume.legs.iter().map(grow).collect::<Result<_, _>>()?;
     Ok(vec![Event::VolumeResized { volume: id, size_bytes, legs }])
+}
+
+/// What a volume tells hosts of how it keeps its blocks.
+pub(super) fn present(
+    state: &State,
+    id: VolumeId,
+    presentation: Presentation,
+) -> Result<Vec<Event>, Refusal> {
+    let volume = known_volume(state, id)?;
+    if let Some(bytes) = presentation.physical_block_bytes
+        && bytes != PHYSICAL_BLOCK_BYTES
+        && bytes != volume.block_bytes
+    {
+        let own = volume.block_bytes;
+        let rule = format!("it is {PHYSICAL_BLOCK_BYTES} bytes, or the volume's own {own}");
+        return Err(Refusal::Invalid { field: "the physical block", rule });
+    }
+    if volume.presentation == presentation {
+        let what = format!("volume {} is presented so already", volume.name);
+        return Err(Refusal::Unchanged { what });
+    }
+    Ok(vec![Event::VolumePresented { volume: id, presentation }])
 }
 
 pub(super) fn delete(

@@ -101,6 +101,6 @@ fn the_digest_of_a_history_is_frozen() {
     }]);
     assert_eq!(
         world.state.digest().to_string(),
-        "db3b13d6bd4474a54fe654dfc9c72120920c99c14113e893a3a1f8f2a9d54086"
+        "f2bbc7f19aec26151e0bc2aef571d47db7687ec304dca3d02850373d3c0e2142"
     );
 }

@@ -54,6 +54,7 @@ fn a_node_sees_its_own_runs_and_only_the_existence_of_its_peers() {
         ],
         mappings: vec![MappingSpec { host: HOST, lun: 3, read_only: true }],
         verify: None,
+        presentation: Presentation::default(),
     };
     let group = GroupSpec {
         group: GROUP,

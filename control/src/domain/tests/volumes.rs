@@ -1,7 +1,7 @@
 use super::world::*;
 use voute_schemas::Epoch;
 use voute_schemas::command::{Command, Escalation, LastUse, LegRequest};
-use voute_schemas::event::{DetachCause, Event};
+use voute_schemas::event::{DetachCause, Event, Presentation};
 use voute_schemas::ids::*;
 use voute_schemas::place::{Locator, VOLUME_BYTES_MAX};
 
@@ -340,4 +340,22 @@ fn a_leg_that_is_not_in_sync_is_removed_without_a_new_epoch() {
     assert_eq!(world.refuses(remove(LEG_A)).0, "last-leg");
     assert_eq!(world.must(remove(LEG_B)), [Event::LegRemoved { volume: VOLUME, leg: LEG_B }]);
     assert_eq!((world.epoch(), world.group().last_common), (epoch, epoch));
+}
+
+#[test]
+fn a_volume_tells_hosts_otherwise_when_it_is_told_to() {
+    let mut world = World::with_volume();
+    let present = |thin, physical_block_bytes| Command::PresentVolume {
+        volume: VOLUME,
+        presentation: Presentation { thin, physical_block_bytes },
+    };
+    assert_eq!(world.refuses(present(false, None)).0, "unchanged");
+    for bytes in [0, 1_024, 8_192] {
+        assert_eq!(world.refuses(present(true, Some(bytes))).0, "invalid", "{bytes}");
+    }
+    world.must(present(true, Some(4_096)));
+    let told = world.state.volume(VOLUME).unwrap().presentation;
+    assert_eq!(told, Presentation { thin: true, physical_block_bytes: Some(4_096) });
+    assert_eq!(world.refuses(present(true, Some(4_096))).0, "unchanged");
+    world.must(present(false, Some(512)));
 }

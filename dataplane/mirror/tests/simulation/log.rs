@@ -39,6 +39,7 @@ impl SimulatedLog {
             legs: legs.collect(),
             mappings: vec![],
             verify: None,
+            presentation: voute_schemas::event::Presentation::default(),
         };
         let sides =
             (0..2).map(|index| SideSpec { site: sites[index], node: nodes[index], in_sync: true });

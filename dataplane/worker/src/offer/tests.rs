@@ -71,6 +71,7 @@ fn group(facts: &NodeFacts, number: u32) -> GroupSpec {
             legs: legs.collect(),
             mappings: vec![MappingSpec { host: facts.hosts[0].host, lun: 7, read_only: false }],
             verify: None,
+            presentation: voute_schemas::event::Presentation::default(),
         }],
     }
 }

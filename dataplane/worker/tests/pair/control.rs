@@ -343,6 +343,7 @@ impl State {
                     read_only: false,
                 }],
                 verify: None,
+                presentation: voute_schemas::event::Presentation::default(),
             }],
         };
         self.groups.insert(group, spec);
