@@ -37,5 +37,5 @@ pub use request::{
 };
 pub use target::{
     AluaState, Authentication, Chap, Credential, Directory, HostView, LunView, Portal, PortalId,
-    ReservationWish, Target, TargetConfig, TargetPortGroup,
+    ReservationWish, SESSIONS_PER_HOST_MAX, Target, TargetConfig, TargetPortGroup,
 };

@@ -15,6 +15,8 @@ use voute_reservation::{Effect, Nexus, Request, Reservations};
 
 /// Most sessions on one node.
 pub(crate) const SESSIONS_MAX: usize = 4096;
+/// Most sessions of one host at a node: one that opens ever more of them takes none from others.
+pub const SESSIONS_PER_HOST_MAX: usize = 64;
 
 /// Names a portal of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -213,7 +215,9 @@ struct Registry {
 
 /// A session could not be entered.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the node has {SESSIONS_MAX} sessions, log out of one first")]
+#[error(
+    "the node has {SESSIONS_MAX} sessions, or {SESSIONS_PER_HOST_MAX} of this host; log out of one first"
+)]
 pub(crate) struct TooManySessions;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -327,7 +331,7 @@ impl Target {
     ) -> Result<(Arc<Session>, Option<Arc<Session>>), TooManySessions> {
         let mut registry = lock(&self.registry);
         let predecessor = registry.sessions.remove(&key);
-        if predecessor.is_none() && registry.sessions.len() >= SESSIONS_MAX {
+        if predecessor.is_none() && registry.is_full(&key) {
             return Err(TooManySessions);
         }
         let tsih = registry.free_tsih();
@@ -384,6 +388,12 @@ impl Target {
 
 impl Registry {
     /// The next session handle that is not zero and not in use; there are more handles than sessions.
+    /// Whether there is no room for another session of this host.
+    fn is_full(&self, key: &SessionKey) -> bool {
+        let of_host = self.sessions.keys().filter(|other| other.initiator == key.initiator);
+        self.sessions.len() >= SESSIONS_MAX || of_host.count() >= SESSIONS_PER_HOST_MAX
+    }
+
     fn free_tsih(&mut self) -> u16 {
         loop {
             self.last_tsih = self.last_tsih.wrapping_add(1);
