@@ -240,6 +240,10 @@ fn volumes_and_hosts(one_box: &OneBox) {
     assert_eq!(one_box.json(&["mapping", "list"])[0]["lun"], 3);
     assert!(one_box.does(&["host", "show", "app"]).contains("iqn.2026-11.example:app"));
     assert!(one_box.does(&["host", "list", "-o", "csv"]).starts_with("name,"));
+    let head = |one_box: &OneBox| one_box.json(&["status"])["head"]["sequence"].clone();
+    let before = head(one_box);
+    assert!(one_box.does(&["host", "keys", "app"]).to_lowercase().contains("nvme secret"));
+    assert_eq!(head(one_box), before, "and changes nothing");
     assert!(one_box.is_refused(&["volume", "delete", "db"]).contains("mapp"));
     one_box.does(&["mapping", "remove", "db", "app"]);
     one_box.does(&["host", "remove", "app"]);

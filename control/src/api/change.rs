@@ -9,7 +9,8 @@ use crate::service::{Context, Done, Unanswered};
 use axum::Json;
 use axum::http::StatusCode;
 use voute_schemas::commit::Outcome;
-use voute_schemas::{Command, Commit, CorrelationId, Event, Sequence};
+use voute_schemas::event::HostKeys;
+use voute_schemas::{Command, Commit, CorrelationId, Event, Name, Sequence};
 
 /// What changing handlers answer.
 pub(super) type ChangeAnswer = Result<Json<Changed>, Failure>;
@@ -161,6 +162,15 @@ fn warnings(state: &State, command: &Command) -> Vec<String> {
         Command::AddDevice { overwrite: true, .. } => {
             vec!["whatever the device holds will be lost".into()]
         }
+        Command::ChangeHost { host, identity }
+            if identity.chap_secret.is_none()
+                && state.host(*host).is_some_and(|it| it.identity.chap_secret.is_some()) =>
+        {
+            vec![
+                "the host's CHAP secret is taken away: it proves its iSCSI name by no secret from now on"
+                    .into(),
+            ]
+        }
         Command::AddHost { identity, .. } | Command::ChangeHost { identity, .. }
             if !identity.iqns.is_empty() && identity.chap_secret.is_none() =>
         {
@@ -169,11 +179,31 @@ fn warnings(state: &State, command: &Command) -> Vec<String> {
                     .into(),
             ]
         }
+        Command::ChangeHostKeys { host, keys } => {
+            let host = state.host(*host);
+            host.map_or_else(Vec::new, |host| warnings_of_keys(&host.name, &host.keys, keys))
+        }
         Command::RemoveLeg { volume, .. } if state.volume(*volume).is_some() => {
             vec!["the volume is then no longer mirrored".into()]
         }
         _ => Vec::new(),
     }
+}
+
+/// What a host need not prove any more, or is no longer proven to it.
+fn warnings_of_keys(host: &Name, before: &HostKeys, after: &HostKeys) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if after.secret.is_none() {
+        warnings.push(format!(
+            "host {host} is known over NVMe by its name alone from now on: anyone on the network can claim it"
+        ));
+    }
+    if let (Some(dropped), None) = (&before.target_secret, &after.target_secret) {
+        warnings.push(format!(
+            "{dropped} is not proven to host {host} any more: if it asks for that, it is shut out"
+        ));
+    }
+    warnings
 }
 
 /// Identifier of what an event created.

@@ -273,15 +273,18 @@ pub struct ChangeHost {
     pub chap_secret: Option<Name>,
 }
 
-/// `PUT /v1/hosts/{host}/keys`: names of secrets (`PUT /v1/secrets/{name}`) of the form `DHHC-1:…`.
+/// `PUT /v1/hosts/{host}/keys`: names of secrets (`PUT /v1/secrets/{name}`) of the form `DHHC-1:…`. Both
+/// fields are to be given, so that none is taken away by leaving it out.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeHostKeys {
-    /// What the host must prove on each NVMe connection; nothing: it is known by its name alone.
-    #[serde(default)]
+    /// What the host must prove on each NVMe connection; `null`: it is known by its name alone.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required = true)]
     pub secret: Option<Name>,
-    /// What the target proves to it, if it asks.
-    #[serde(default)]
+    /// What the target proves to it, if it asks; `null`: nothing.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required = true)]
     pub target_secret: Option<Name>,
 }
 

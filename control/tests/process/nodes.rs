@@ -544,7 +544,7 @@ async fn a_host_with_nvme_keys_reaches_the_nodes_with_them_resolved() {
     pair.control.create("/v1/hosts", host).await;
     pair.control.create("/v1/mappings", json!({"volume": "v1", "host": "town"})).await;
     for (secret, status) in [("plain", 422), ("nobody", 404)] {
-        let keys = json!({ "secret": secret });
+        let keys = json!({ "secret": secret, "target_secret": null });
         let answer = pair.control.send("PUT", "/v1/hosts/town/keys", &[], Some(keys)).await;
         assert_eq!(answer.status, status, "{secret}");
     }
@@ -559,6 +559,16 @@ async fn a_host_with_nvme_keys_reaches_the_nodes_with_them_resolved() {
             keys.iter().all(|key| key.as_deref() == Some(KEY)).then_some(())
         })
         .await;
+    // Nothing is taken away by leaving it out.
+    for body in [json!({}), json!({"secret": "town"})] {
+        let answer = pair.control.send("PUT", "/v1/hosts/town/keys?plan=true", &[], Some(body)).await;
+        assert!((400..500).contains(&answer.status), "{}", answer.text);
+    }
+    let nothing = json!({"secret": null, "target_secret": null});
+    let answer = pair.control.send("PUT", "/v1/hosts/town/keys?plan=true", &[], Some(nothing)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let warnings = answer.body["warnings"].to_string();
+    assert!(warnings.contains("by its name alone") && warnings.contains("ours"), "{warnings}");
     let shown = pair.control.get("/v1/hosts/town").await.body;
     assert_eq!(
         (&shown["nvme_secret"], &shown["nvme_target_secret"]),

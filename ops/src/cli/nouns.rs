@@ -446,7 +446,7 @@ Examples:
         #[command(flatten)]
         identity: IdentityArguments,
     },
-    /// Change how a host is recognised; what is given replaces what was
+    /// Change how a host is recognised: what is given replaces all names, and the CHAP secret, too
     Change {
         /// Name or id.
         host: String,
@@ -454,22 +454,29 @@ Examples:
         #[command(flatten)]
         identity: IdentityArguments,
     },
-    /// Say what a host must prove over NVMe (DH-HMAC-CHAP), or that it need not
+    /// Say what a host must prove over NVMe (DH-HMAC-CHAP), or that it need not; without options: show it
     #[command(after_help = "\
 Examples:
   nvme gen-dhchap-key -m 1 -n nqn.2014-08.org.nvmexpress:uuid:36f2e0a0-6f57-4d5b-8a54-2f0f2c1f0001 > app1.key
   voute secret put app1 --from-file app1.key
   voute host keys app1 --secret app1
-  voute host keys app1        # from now on nothing")]
+  voute host keys app1        # shows which
+  voute host keys app1 --none # from now on the host proves nothing")]
     Keys {
         /// Name or id.
         host: String,
         /// Name of the secret (`DHHC-1:…`, see `voute secret put`) that the host must prove on each connection.
         #[arg(long, value_name = "NAME")]
         secret: Option<Name>,
-        /// Name of the secret that is proven to the host, if it asks.
+        /// Name of the secret that is proven to the host, if it asks; what was, when left out.
         #[arg(long, value_name = "NAME", requires = "secret")]
         target_secret: Option<Name>,
+        /// Prove nothing to the host any more.
+        #[arg(long, conflicts_with = "target_secret", requires = "secret")]
+        no_target_secret: bool,
+        /// The host proves nothing any more: it is known by its name alone.
+        #[arg(long, conflicts_with_all = ["secret", "target_secret"])]
+        none: bool,
     },
     /// List hosts
     List,

@@ -229,7 +229,15 @@ impl Session<'_> {
                 let changed = self.client.put(&item("hosts", &host), &body)?;
                 self.report(&changed, &format!("host {host} changed"))?;
             }
-            HostVerb::Keys { host, secret, target_secret } => {
+            HostVerb::Keys { host, secret: None, none: false, .. } => {
+                self.print_one::<HostView>(&item("hosts", &host))?;
+            }
+            HostVerb::Keys { host, secret, target_secret, no_target_secret, none } => {
+                let target_secret = if none || no_target_secret || target_secret.is_some() {
+                    target_secret
+                } else {
+                    self.client.get::<HostView>(&item("hosts", &host))?.nvme_target_secret
+                };
                 let body = ChangeHostKeys { secret, target_secret };
                 let path = format!("{}/keys", item("hosts", &host));
                 let changed = self.client.put(&path, &body)?;

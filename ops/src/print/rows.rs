@@ -8,6 +8,7 @@ use voute_control::api::answers::{
     CredentialView, DeviceView, FailoverView, HostView, LegView, LogSiteView, MappingView,
     NodeView, PolicyView, PoolView, SideView, SiteView, VolumeHealth, VolumeView,
 };
+use voute_schemas::Name;
 
 impl Row for SiteView {
     const HEADINGS: &'static [&'static str] =
@@ -174,13 +175,17 @@ impl Row for MappingView {
 
 impl Row for HostView {
     const HEADINGS: &'static [&'static str] =
-        &["name", "volumes", "chap", "nvme secret", "names", "id"];
+        &["name", "volumes", "chap", "nvme secret", "nvme target secret", "names", "id"];
     fn cells(&self) -> Vec<String> {
+        let shown = |secret: &Option<Name>| {
+            secret.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
+        };
         vec![
             self.name.to_string(),
             self.mappings.to_string(),
-            self.chap_secret.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
-            self.nvme_secret.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            shown(&self.chap_secret),
+            shown(&self.nvme_secret),
+            shown(&self.nvme_target_secret),
             self.nqns.iter().chain(&self.iqns).cloned().collect::<Vec<_>>().join(" "),
             self.host.to_string(),
         ]
