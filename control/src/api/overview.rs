@@ -156,6 +156,29 @@ fn metrics_of_log_sites(metrics: &mut Metrics, app: &App) {
     }
 }
 
+/// Of volumes that were compared or lost something.
+fn metrics_of_content(metrics: &mut Metrics, sight: &Sight<'_>) {
+    let checked = || {
+        let volumes = sight.state.volumes().map(|(_, volume)| volume);
+        volumes.filter(|it| it.check.last.is_some() || !it.check.lost.is_empty())
+    };
+    let help = "Regions that differed between a volume's legs when compared last, not repaired";
+    metrics.family("voute_volume_differing_regions", "gauge", help);
+    for volume in checked() {
+        let labels = [("volume", volume.name.as_str())];
+        metrics.sample(
+            "voute_volume_differing_regions",
+            &labels,
+            volume.check.differing_regions(),
+        );
+    }
+    metrics.family("voute_volume_lost_bytes", "gauge", "Bytes that no leg of a volume can read");
+    for volume in checked() {
+        let labels = [("volume", volume.name.as_str())];
+        metrics.sample("voute_volume_lost_bytes", &labels, volume.check.lost_bytes());
+    }
+}
+
 fn metrics_text(app: &App, sight: &Sight<'_>) -> String {
     let mut metrics = Metrics(String::new());
     let counters = app.service.counters();
@@ -198,6 +221,7 @@ fn metrics_text(app: &App, sight: &Sight<'_>) -> String {
         "Volumes that would fail over by themselves",
         armed as u64,
     );
+    metrics_of_content(&mut metrics, sight);
     metrics.family("voute_node_heard", "gauge", "1 while a node is heard");
     for (id, node) in sight.state.nodes() {
         let heard = sight.node(id).and_then(|view| view.observed).is_some_and(|it| it.heard);

@@ -4,6 +4,7 @@ use super::answers::*;
 use crate::domain::State;
 use crate::domain::state::{Adoption, Group, Volume};
 use crate::observed::Nodes;
+use crate::service::unix_ms;
 use crate::watcher::lease::Holder;
 use std::time::Duration;
 use voute_events::Safety;
@@ -11,6 +12,9 @@ use voute_schemas::command::LastUse;
 use voute_schemas::contract::{GroupRole, GroupStatus};
 use voute_schemas::event::{SiteCondition, SiteKind};
 use voute_schemas::ids::*;
+
+/// Most problems with volumes' content that are told one by one.
+const CONTENT_PROBLEMS_MAX: usize = 32;
 
 /// Everything that views are made of, at one moment.
 pub(crate) struct Sight<'a> {
@@ -299,6 +303,46 @@ impl Sight<'_> {
         }
     }
 
+    /// What is known to be wrong with what volumes hold, and comparisons that do not come about.
+    fn problems_of_content(&self, now_unix_ms: u64) -> Vec<String> {
+        let period_ms = self.state.scrub().every_hours.map(|hours| u64::from(hours) * 3_600_000);
+        let mut problems = Vec::new();
+        for (_, volume) in self.state.volumes() {
+            let (name, check) = (&volume.name, &volume.check);
+            if check.lost_bytes() > 0 {
+                problems.push(format!(
+                    "volume {name}: {} bytes can be read from no leg; restore them, then compare it (`voute volume verify {name}`)",
+                    check.lost_bytes()
+                ));
+            }
+            if check.differing_regions() > 0 {
+                problems.push(format!(
+                    "volume {name}: {} regions differ between its legs (`voute volume verify {name} --repair`)",
+                    check.differing_regions()
+                ));
+            }
+            let is_overdue = |asked: u64, period: u64| {
+                asked.saturating_add(period.saturating_mul(2)) <= now_unix_ms
+            };
+            if let (Some(asked), Some(period)) = (check.asked_unix_ms, period_ms)
+                && volume.legs.len() > 1
+                && is_overdue(asked, period)
+            {
+                let hours = now_unix_ms.saturating_sub(asked) / 3_600_000;
+                problems.push(format!(
+                    "volume {name}: its legs were to be compared every {} h, the last comparison was asked for {hours} h ago",
+                    period / 3_600_000
+                ));
+            }
+        }
+        let more = problems.len().saturating_sub(CONTENT_PROBLEMS_MAX);
+        problems.truncate(CONTENT_PROBLEMS_MAX);
+        if more > 0 {
+            problems.push(format!("{more} more problems with what volumes hold (`voute volume list`)"));
+        }
+        problems
+    }
+
     /// What an operator should look at, most urgent first.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = self.unwatched_because();
@@ -307,6 +351,7 @@ impl Sight<'_> {
                 problems.push(own.clone());
             }
         }
+        problems.extend(self.problems_of_content(unix_ms()));
         for (id, site) in self.state.sites() {
             if site.condition != SiteCondition::Normal {
                 problems

@@ -205,6 +205,10 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
             let last = Checked { run, ended: position.sequence, evidence: evidence.clone() };
             change(&mut core.volumes, *volume, |volume| {
                 volume.check.under_way = volume.check.under_way.filter(|it| it.run != run);
+                // All of it could be read: what was lost has been written again.
+                if last.evidence.lost_bytes == 0 {
+                    volume.check.lost.clear();
+                }
                 volume.check.last = Some(last);
         Event::VolumePresented { volume, presentation } => {
             change(&mut core.volumes, *volume, |volume| volume.presentation = *presentation);
@@ -212,7 +216,7 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
             });
         }
         Event::BlocksLost { volume, ranges } => {
-            change(&mut core.volumes, *volume, |volume| volume.check.lost.clone_from(ranges));
+            change(&mut core.volumes, *volume, |volume| volume.check.lose(ranges));
         }
         Event::ScrubScheduled { every_hours, repair } => {
             core.scrub = Scrub { every_hours: *every_hours, repair: *repair };

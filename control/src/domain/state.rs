@@ -262,8 +262,37 @@ pub struct Check {
     pub last: Option<Checked>,
     /// When the last was asked for, milliseconds since 1970.
     pub asked_unix_ms: Option<u64>,
-    /// The last blocks that were reported as lost.
+    /// Blocks that were reported as lost, the latest [`LOST_MAX`] ranges, since a comparison found
+    /// everything readable.
     pub lost: Vec<BlockRange>,
+}
+
+/// Most ranges of lost blocks that are remembered of a volume.
+const LOST_MAX: usize = 256;
+
+impl Check {
+    /// Remembers blocks that were lost.
+    pub(super) fn lose(&mut self, ranges: &[BlockRange]) {
+        self.lost.retain(|known| !ranges.contains(known));
+        self.lost.extend_from_slice(ranges);
+        let surplus = self.lost.len().saturating_sub(LOST_MAX);
+        self.lost.drain(..surplus);
+    }
+
+    /// Bytes that are known to be lost: as the reports say, or the last comparison.
+    #[must_use]
+    pub fn lost_bytes(&self) -> u64 {
+        let reported = self.lost.iter().map(|range| range.length).sum::<u64>();
+        self.last.as_ref().map_or(0, |last| last.evidence.lost_bytes).max(reported)
+    }
+
+    /// Regions that differed when compared last, and were not repaired.
+    #[must_use]
+    pub fn differing_regions(&self) -> u64 {
+        self.last.as_ref().map_or(0, |last| {
+            last.evidence.differing_regions.saturating_sub(last.evidence.repaired_regions)
+        })
+    }
 }
 
 /// A comparison under way.

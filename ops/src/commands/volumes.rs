@@ -18,7 +18,7 @@ use voute_control::api::requests::{
     PresentVolume, ResizeVolume, ScheduleScrub, VerifyVolume,
 };
 use voute_schemas::contract::GroupRole;
-use voute_schemas::event::Presentation;
+use voute_schemas::event::{Presentation, VerifyEvidence};
 
 impl Session<'_> {
     pub(super) fn volume(&self, verb: VolumeVerb) -> anyhow::Result<()> {
@@ -297,6 +297,7 @@ fn volume_facts(view: &VolumeView) -> Vec<(&'static str, String)> {
         ("epoch", view.epoch.to_string()),
         ("nsid", view.number.to_string()),
         ("compared", compared_words(view)),
+        ("lost", lost_words(view)),
         ("told to hosts", presentation_words(&view.presentation)),
         ("last used", view.last_io_unix_ms.map_or_else(|| "not known".to_owned(), show_time)),
     ]
@@ -304,15 +305,51 @@ fn volume_facts(view: &VolumeView) -> Vec<(&'static str, String)> {
 
 fn compared_words(view: &VolumeView) -> String {
     match (&view.verification.found, view.verification.under_way) {
-        (_, Some(_)) => "just now, by its owner".to_owned(),
+        (_, Some(_)) if view.verification.progress.is_some() => "just now, by its owner".to_owned(),
+        (_, Some(_)) => {
+            let when = view.verification.asked_unix_ms.map_or_else(String::new, show_time);
+            format!("asked for {when}, its owner has not begun (both legs must be in sync)")
+        }
         (None, None) => "never".to_owned(),
         (Some(found), None) => {
             let when = view.verification.asked_unix_ms.map_or_else(String::new, show_time);
-            match found.differing_regions.saturating_sub(found.repaired_regions) {
-                0 => format!("{when}, equal"),
-                count => format!("{when}, {count} regions differed"),
-            }
+            format!("{when}, {}", found_words(found))
         }
+    }
+}
+
+fn found_words(found: &VerifyEvidence) -> String {
+    let mut words = Vec::new();
+    match found.differing_regions.saturating_sub(found.repaired_regions) {
+        0 if found.repaired_regions > 0 => {
+            words.push(format!("{} regions differed and were repaired", found.repaired_regions));
+        }
+        0 => {}
+        count => words.push(format!("{count} regions differed")),
+    }
+    if found.mended_bytes > 0 {
+        words.push(format!("{} bytes that one leg could not read were mended", found.mended_bytes));
+    }
+    if found.lost_bytes > 0 {
+        words.push(format!("{} bytes can be read from no leg", found.lost_bytes));
+    }
+    if words.is_empty() { "equal".to_owned() } else { words.join(", ") }
+}
+
+/// Where lost blocks are, the first of them.
+fn lost_words(view: &VolumeView) -> String {
+    let lost = &view.verification.lost;
+    if lost.is_empty() {
+        return "nothing".to_owned();
+    }
+    let first: Vec<String> = lost
+        .iter()
+        .take(4)
+        .map(|range| format!("{} bytes at {}", range.length, range.offset))
+        .collect();
+    match lost.len() - first.len() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more ranges", first.join(", ")),
     }
 }
 

@@ -56,7 +56,8 @@ pub(super) fn verified(
 pub(super) fn blocks_lost(volume: (VolumeId, &Volume), ranges: &[BlockRange]) -> Vec<Event> {
     let mut ranges = ranges.to_vec();
     ranges.truncate(RANGES_MAX);
-    if ranges.is_empty() || volume.1.check.lost == ranges {
+    let is_known = |range| volume.1.check.lost.contains(range);
+    if ranges.iter().all(is_known) {
         return vec![];
     }
     vec![Event::BlocksLost { volume: volume.0, ranges }]

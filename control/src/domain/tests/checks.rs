@@ -71,7 +71,27 @@ fn lost_blocks_are_recorded_once_and_by_the_owner_alone() {
     let many = (0..100).map(|at| BlockRange { offset: at * 8_192, length: 512 }).collect();
     let asked = lost(&world, many);
     world.asks(NODE_A, asked);
-    assert_eq!(world.volume().check.lost.len(), 32);
+    assert_eq!(world.volume().check.lost.len(), 33, "what was lost before stays lost");
+    assert_eq!(world.volume().check.lost_bytes(), 33 * 512);
+    // Until it was written again, and a comparison could read everything.
+    world.must(verify(false, 1));
+    let run = world.state.position().sequence.0;
+    world.asks(NODE_A, verified(&world, run));
+    assert_eq!((world.volume().check.lost.len(), world.volume().check.lost_bytes()), (0, 0));
+}
+
+#[test]
+fn regions_that_differ_are_counted_until_they_are_repaired() {
+    let mut world = World::with_volume();
+    for (repaired_regions, left) in [(0, 7), (7, 0)] {
+        world.must(verify(repaired_regions > 0, 1));
+        let run = world.state.position().sequence.0;
+        let evidence =
+            VerifyEvidence { differing_regions: 7, repaired_regions, ..VerifyEvidence::default() };
+        let (group, epoch) = (GROUP, world.epoch());
+        world.asks(NODE_A, Escalation::Verified { group, epoch, volume: VOLUME, run, evidence });
+        assert_eq!(world.volume().check.differing_regions(), left);
+    }
 }
 
 #[test]
