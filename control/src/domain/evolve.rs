@@ -436,7 +436,13 @@ fn remove_leg(state: &mut State, id: VolumeId, leg: LegId) {
     let Some(gone) = volume.legs.iter().find(|it| it.leg == leg).cloned() else { return };
     let group_id = volume.group;
     retire(state, id, &gone);
-    change(&mut state.core.volumes, id, |volume| volume.legs.retain(|it| it.leg != leg));
+    change(&mut state.core.volumes, id, |volume| {
+        volume.legs.retain(|it| it.leg != leg);
+        // There is nothing to compare with any more.
+        if volume.legs.len() < 2 {
+            volume.check.under_way = None;
+        }
+    });
     let Some(group) = state.group(group_id) else { return };
     let side_is_needed = group
         .volumes

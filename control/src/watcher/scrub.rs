@@ -19,11 +19,16 @@ pub(super) fn due(state: &State, now: Now) -> Vec<Proposal> {
     let mut due: BTreeMap<NodeId, (u64, VolumeId)> = BTreeMap::new();
     for (id, volume) in state.volumes() {
         let Some(group) = state.group(volume.group) else { continue };
+        let can_be_compared = can_be_compared(volume, group);
+        // One that waits for a leg, maybe for weeks, keeps its owner from nothing.
         if volume.check.under_way.is_some() {
-            busy.insert(group.owner);
+            if can_be_compared {
+                busy.insert(group.owner);
+            }
+            continue;
         }
         let asked = volume.check.asked_unix_ms.unwrap_or(0);
-        if can_be_compared(volume, group) && asked.saturating_add(every_ms) <= now.unix_ms {
+        if can_be_compared && asked.saturating_add(every_ms) <= now.unix_ms {
             let first = due.entry(group.owner).or_insert((asked, id));
             *first = (*first).min((asked, id));
         }

@@ -522,3 +522,21 @@ fn a_scheduled_comparison_is_proposed_when_due_one_at_a_time() {
     assert_eq!(proposed(&world, 113 * HOUR_MS), [], "not a day later");
     assert_eq!(proposed(&world, 114 * HOUR_MS).len(), 1);
 }
+
+#[test]
+fn a_comparison_that_waits_for_a_leg_keeps_its_owner_from_no_other() {
+    const HOUR_MS: u64 = 3_600_000;
+    let mut world = World::new(FailoverMode::Manual);
+    world.give(Command::ScheduleScrub { every_hours: Some(24), repair: false });
+    let (volume, _) = world.state.volumes().next().unwrap();
+    world.give(Command::VerifyVolume { volume, repair: false, now_unix_ms: HOUR_MS });
+    world.second_volume();
+    let due = |world: &World| {
+        scrub::due(&world.state, Now { since_start: world.now, unix_ms: 100 * HOUR_MS }).len()
+    };
+    assert_eq!(due(&world), 0, "its owner compares the first");
+    let (group, epoch) = (world.group, world.state.group(world.group).unwrap().epoch);
+    let (site, cause) = (world.sites[1], DetachCause::Unreachable);
+    world.escalate(world.nodes[0], Escalation::DetachSide { group, epoch, site, cause });
+    assert_eq!(due(&world), 1);
+}

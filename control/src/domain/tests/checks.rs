@@ -95,6 +95,15 @@ fn regions_that_differ_are_counted_until_they_are_repaired() {
 }
 
 #[test]
+fn a_comparison_ends_with_the_leg_that_it_was_to_compare() {
+    let mut world = World::with_volume();
+    world.must(verify(false, 1));
+    world.must(Command::RemoveLeg { volume: VOLUME, leg: LEG_B });
+    assert_eq!(world.volume().check.under_way, None);
+    assert_eq!(world.replayed(), world.state);
+}
+
+#[test]
 fn a_schedule_is_kept_and_said_once() {
     let mut world = World::with_volume();
     let monthly = Command::ScheduleScrub { every_hours: Some(720), repair: false };
