@@ -2,7 +2,6 @@
 
 use crate::api::{self, App};
 use crate::connections::{Connections, Peer};
-use crate::domain::State;
 use crate::genesis::{GenesisError, found};
 use crate::projection::{Projection, ProjectionError, Snapshot};
 use crate::secrets::{JoinFile, Secrets, SecretsError};
@@ -30,7 +29,7 @@ use voute_events::{
 };
 use voute_schemas::commit::Origin;
 use voute_schemas::times::Times;
-use voute_schemas::{ClusterId, Command, Name, Sequence, contract};
+use voute_schemas::{ClusterId, Command, Commit, Event, Name, Sequence, contract};
 
 /// File with which other control processes join the cluster, in the data directory.
 pub const JOIN_FILE: &str = "join.secret";
@@ -267,7 +266,7 @@ pub async fn run_on<L: Log>(
         },
     )
     .await?;
-    joins.check(&read)?;
+    joins.check(read.cluster().map(|cluster| cluster.id))?;
     let token_file = found(&service, &read, data, &config.cluster_name, verifier.clone()).await?;
     let cluster = read
         .cluster()
@@ -345,16 +344,14 @@ impl Joining {
         log: &Arc<L>,
     ) -> Result<Self, StartError> {
         if let Some(path) = &config.join {
-            let file = JoinFile::read(path)?;
-            return Ok(Joining { file: Some((path.clone(), file)) });
+            let joining = Joining { file: Some((path.clone(), JoinFile::read(path)?)) };
+            // Before anything of the file is kept: the next start would take it for this cluster's.
+            joining.check(founded_by(log).await?)?;
+            return Ok(joining);
         }
         let is_member = config.data_dir.join("secrets.redb").exists();
-        if !is_member && !exchange.is_alone() {
-            let first = log.read(Sequence(1), 1).await;
-            let first = first.map_err(|error| StartError::Log(error.to_string()))?;
-            if !first.is_empty() {
-                return Err(StartError::NotJoined);
-            }
+        if !is_member && !exchange.is_alone() && founded_by(log).await?.is_some() {
+            return Err(StartError::NotJoined);
         }
         Ok(Joining { file: None })
     }
@@ -364,15 +361,29 @@ impl Joining {
     }
 
     /// Whether the log is the one to which the file belongs.
-    fn check(&self, read: &State) -> Result<(), StartError> {
+    fn check(&self, cluster: Option<ClusterId>) -> Result<(), StartError> {
         let Some((_, file)) = &self.file else { return Ok(()) };
-        let cluster = read.cluster().map(|cluster| cluster.id);
         if cluster == Some(file.cluster) {
             return Ok(());
         }
         let of_log = cluster.map_or_else(|| "none".to_owned(), |cluster| cluster.to_string());
         Err(StartError::OtherCluster { of_file: file.cluster, of_log })
     }
+}
+
+/// The cluster whose log this is, as its first commit says; `None`: it is empty.
+async fn founded_by<L: Log>(log: &Arc<L>) -> Result<Option<ClusterId>, StartError> {
+    let first = log.read(Sequence(1), 1).await;
+    let first = first.map_err(|error| StartError::Log(error.to_string()))?;
+    let Some(first) = first.first() else { return Ok(None) };
+    let commit = Commit::decode(&first.bytes).map_err(|error| StartError::Log(error.to_string()))?;
+    let founded = commit.events().iter().find_map(|event| match event {
+        Event::ClusterCreated { cluster, .. } => Some(*cluster),
+        _ => None,
+    });
+    founded
+        .map(Some)
+        .ok_or_else(|| StartError::Log("its first commit does not found a cluster".into()))
 }
 
 fn make_data_directory(path: &Path) -> Result<(), StartError> {
