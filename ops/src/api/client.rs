@@ -94,6 +94,8 @@ pub struct Client {
     reason: Option<String>,
     idempotency_key: Option<String>,
     plan: bool,
+    /// How long one control process has for its answer while another can be asked.
+    try_time_max: Duration,
 }
 
 impl Client {
@@ -132,9 +134,21 @@ impl Client {
             .user_agent(concat!("voute/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        let apis = api.split(',').map(|api| api.trim().trim_end_matches('/').to_owned()).collect();
-        let current = Arc::default();
-        Client { agent, apis, current, token, reason: None, idempotency_key: None, plan: false }
+        let addresses = api.split(',').map(|api| api.trim().trim_end_matches('/').to_owned());
+        let mut apis: Vec<String> = addresses.filter(|api| !api.is_empty()).collect();
+        if apis.is_empty() {
+            apis.push(api.to_owned());
+        }
+        Client {
+            agent,
+            apis,
+            current: Arc::default(),
+            token,
+            reason: None,
+            idempotency_key: None,
+            plan: false,
+            try_time_max: TRY_TIME_MAX,
+        }
     }
 
     /// The same with another reason for the log.
@@ -257,32 +271,40 @@ impl Client {
         self.change(Method::DELETE, path, &Value::Null)
     }
 
-    /// Changes something that is not in the log, whatever the answer.
+    /// Puts something that is not in the log. It may be put twice.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub fn put_aside(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<(), ApiError> {
-        self.exchange(method, path, &self.encode_body(body)?, None).map(|_| ())
+    pub fn put_aside(&self, path: &str, body: &impl Serialize) -> Result<(), ApiError> {
+        let body = self.encode_body(body)?;
+        self.exchange(Method::PUT, path, &body, None).map(|_| ())
+    }
+
+    /// Removes something that is not in the log. If the first to be asked did not answer, it may have
+    /// done so: then it is no error that it is gone.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn delete_aside(&self, path: &str) -> Result<(), ApiError> {
+        self.exchange(Method::DELETE, path, &Value::Null, None).map(|_| ())
     }
 
     /// Follows a stream of server-sent events, one call per event's data, until the stream ends or
-    /// `each` says to stop.
+    /// `each` says to stop. The next control process is asked if one does not begin.
     ///
     /// # Errors
     /// [`ApiError`] if it cannot begin, or breaks.
     pub fn follow(&self, path: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), ApiError> {
-        let request = self.request(&Method::GET, path, None).body(()).map_err(unsendable)?;
-        let response = self.agent.run(request).map_err(|error| self.unreachable(&error))?;
-        let status = response.status().as_u16();
-        let mut body = response.into_body();
-        if status != 200 {
-            return Err(self.refusal(status, &body.read_to_string().unwrap_or_default()));
-        }
+        let mut attempt = 1;
+        let mut body = loop {
+            match self.begin_to_follow(path) {
+                Err(error) if attempt < self.apis.len() && self.another_may_answer(&error) => {
+                    self.turn_to_next();
+                    attempt += 1;
+                }
+                outcome => break outcome?,
+            }
+        };
         for line in BufReader::new(body.as_reader()).lines() {
             let line = line.map_err(|error| self.broken(&error))?;
             if let Some(data) = line.strip_prefix("data:")
@@ -292,6 +314,17 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    fn begin_to_follow(&self, path: &str) -> Result<ureq::Body, ApiError> {
+        let request = self.request(&Method::GET, path, None).body(()).map_err(unsendable)?;
+        let response = self.agent.run(request).map_err(|error| self.unreachable(&error))?;
+        let status = response.status().as_u16();
+        let mut body = response.into_body();
+        if status != 200 {
+            return Err(self.refusal(status, &body.read_to_string().unwrap_or_default()));
+        }
+        Ok(body)
     }
 
     fn change(
@@ -305,7 +338,8 @@ impl Client {
         let key = (!self.plan).then(|| {
             self.idempotency_key.clone().unwrap_or_else(|| CorrelationId::generate().to_string())
         });
-        let answer = self.exchange(method, &path, &self.encode_body(body)?, key.as_deref())?;
+        let body = self.encode_body(body)?;
+        let answer = self.exchange(method, &path, &body, key.as_deref())?;
         self.understand(answer)
     }
 
@@ -314,7 +348,8 @@ impl Client {
     }
 
     /// One request, repeated while its connection breaks, or its control process cannot answer and
-    /// another might, if that cannot do it twice.
+    /// another might. None does it twice: reading and planning do nothing, changes carry a key, and what
+    /// is set aside is the same the second time.
     fn exchange(
         &self,
         method: Method,
@@ -322,17 +357,22 @@ impl Client {
         body: &Value,
         key: Option<&str>,
     ) -> Result<Value, ApiError> {
-        let repeatable = method == Method::GET || key.is_some();
         // Each once with little patience, then again with much.
         let others = self.apis.len() - 1;
-        let attempts = if repeatable { ATTEMPTS_MAX + others } else { 1 };
+        let attempts = ATTEMPTS_MAX + others;
         let mut attempt = 1;
         loop {
             let is_quick = others > 0 && attempt <= self.apis.len() && attempt < attempts;
-            let time_max = if is_quick { TRY_TIME_MAX } else { REQUEST_TIME_MAX };
+            let time_max = if is_quick { self.try_time_max } else { REQUEST_TIME_MAX };
             let outcome = self.exchange_once(&method, path, body, key, time_max);
             let error = match outcome {
                 Err(error) if attempt < attempts && self.another_may_answer(&error) => error,
+                // An earlier attempt has removed it.
+                Err(ApiError::Refused { status: 404, .. })
+                    if attempt > 1 && method == Method::DELETE && key.is_none() =>
+                {
+                    return Ok(Value::Null);
+                }
                 outcome => return outcome,
             };
             if others > 0 {
@@ -542,6 +582,39 @@ mod tests {
         };
         assert!(key(&requests[0]).is_some());
         assert_eq!(key(&requests[0]), key(&requests[1]), "the same request, once");
+    }
+
+    #[test]
+    fn every_verb_turns_to_the_next_address_when_the_first_is_down() {
+        let follows =
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 8\r\n\r\ndata: 1\n";
+        let gone = answer("404 Not Found", r#"{"code":"unknown-secret","message":"m","hint":""}"#);
+        let (api, thread) = server(vec![
+            answer("200 OK", ""),
+            gone.clone(),
+            gone,
+            answer("200 OK", CREATED),
+            follows.to_owned(),
+        ]);
+        let both = format!("http://127.0.0.1:1,,{api}");
+        let fresh = || Client::new(&both, None);
+        fresh().put_aside("/v1/secrets/a", &serde_json::json!({})).expect("put");
+        fresh().delete_aside("/v1/secrets/a").expect("gone: the first may have done it");
+        let alone = Client::new(&api, None).delete_aside("/v1/secrets/a");
+        assert!(matches!(alone, Err(ApiError::Refused { status: 404, .. })), "{alone:?}");
+        let plans = Client { plan: true, ..fresh() };
+        plans.post("/v1/sites", &serde_json::json!({})).expect("a plan");
+        let mut heard = Vec::new();
+        fresh().follow("/v1/feed", |data| {
+            heard.push(data.to_owned());
+            true
+        })
+        .expect("it begins at the second");
+        assert_eq!(heard, ["1"]);
+        let requests = thread.join().expect("server");
+        let verbs: Vec<&str> =
+            requests.iter().filter_map(|request| request.split(' ').next()).collect();
+        assert_eq!(verbs, ["PUT", "DELETE", "DELETE", "POST", "GET"]);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use crate::print::table::{print_json, print_table};
 use anyhow::Context;
 use std::io::Read;
 use std::path::Path;
-use ureq::http::Method;
 use voute_control::api::answers::{CredentialView, LogSiteView, PolicyView, SecretNames};
 use voute_control::api::requests::{
     ChangeLogSites, ChangePolicy, CreateCredential, CreatePolicy, PutSecret, Rules,
@@ -101,11 +100,7 @@ impl Session<'_> {
         match verb {
             SecretVerb::Put { name, from_file } => {
                 let secret = read_secret(from_file.as_deref())?;
-                self.client.put_aside(
-                    Method::PUT,
-                    &item("secrets", name.as_str()),
-                    &PutSecret { secret },
-                )?;
+                self.client.put_aside(&item("secrets", name.as_str()), &PutSecret { secret })?;
                 line(&format!("secret {name} kept"));
             }
             SecretVerb::List => {
@@ -121,11 +116,7 @@ impl Session<'_> {
                 }
             }
             SecretVerb::Remove { name } => {
-                self.client.put_aside(
-                    Method::DELETE,
-                    &item("secrets", name.as_str()),
-                    &serde_json::Value::Null,
-                )?;
+                self.client.delete_aside(&item("secrets", name.as_str()))?;
                 line(&format!("secret {name} forgotten"));
             }
         }
