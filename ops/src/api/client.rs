@@ -255,6 +255,15 @@ impl Client {
         self.change(Method::POST, path, body)
     }
 
+    /// Creates something whose secret is in the answer, once: each control process that is asked is waited
+    /// for, since a second one could only say that it was done.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn post_for_secret(&self, path: &str, body: &impl Serialize) -> Result<Changed, ApiError> {
+        Client { try_time_max: REQUEST_TIME_MAX, ..self.clone() }.post(path, body)
+    }
+
     /// Changes something.
     ///
     /// # Errors
@@ -582,6 +591,25 @@ mod tests {
         };
         assert!(key(&requests[0]).is_some());
         assert_eq!(key(&requests[0]), key(&requests[1]), "the same request, once");
+    }
+
+    #[test]
+    fn an_answer_with_a_secret_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let slow = format!("http://{}", listener.local_addr().expect("bound"));
+        let thread = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().expect("a client");
+            let _ = socket.read(&mut [0; 4096]).expect("a request");
+            std::thread::sleep(Duration::from_millis(600));
+            let created = CREATED.replace("\"plan\"", "\"secret\":\"s\",\"plan\"");
+            let _ = socket.write_all(answer("201 Created", &created).as_bytes());
+        });
+        let (other, _never_asked) = server(vec![]);
+        let client = Client::new(&format!("{slow},{other}"), None);
+        let client = Client { try_time_max: Duration::from_millis(200), ..client };
+        let changed = client.post_for_secret("/v1/nodes", &serde_json::json!({})).expect("waited");
+        assert_eq!(changed.secret.as_deref(), Some("s"));
+        thread.join().expect("server");
     }
 
     #[test]

@@ -5,16 +5,28 @@ use crate::cli::OutputFormat;
 use crate::cli::nouns::{CredentialVerb, LogSiteVerb, PolicyVerb, RuleArguments, SecretVerb};
 use crate::print::line;
 use crate::print::table::{print_json, print_table};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::io::Read;
 use std::path::Path;
-use voute_control::api::answers::{CredentialView, LogSiteView, PolicyView, SecretNames};
+use voute_control::api::answers::{Changed, CredentialView, LogSiteView, PolicyView, SecretNames};
 use voute_control::api::requests::{
     ChangeLogSites, ChangePolicy, CreateCredential, CreatePolicy, PutSecret, Rules,
 };
 
 /// More than any CHAP secret, bytes.
 const SECRET_BYTES_MAX: u64 = 1_024;
+
+/// Of what was made by an earlier request, whose answer was lost, nobody knows the secret.
+pub(super) fn must_show_secret(changed: &Changed, what: &str, remove: &str) -> anyhow::Result<()> {
+    if !changed.repeated || changed.secret.is_some() {
+        return Ok(());
+    }
+    let id = changed.created.as_deref().unwrap_or("ID");
+    bail!(
+        "{what} was made by an earlier request (commit {}), whose answer had its secret; it cannot be shown again\n  If it was lost: `voute {remove} {id}`, then make another.",
+        changed.sequence.unwrap_or_default()
+    )
+}
 
 impl Session<'_> {
     pub(super) fn policy(&self, verb: PolicyVerb) -> anyhow::Result<()> {
@@ -69,7 +81,8 @@ impl Session<'_> {
             CredentialVerb::Issue { name, role, token_out } => {
                 check_secret_file(token_out.as_deref())?;
                 let body = CreateCredential { name: name.clone(), role: role.into() };
-                let mut changed = self.client.post("/v1/credentials", &body)?;
+                let mut changed = self.client.post_for_secret("/v1/credentials", &body)?;
+                must_show_secret(&changed, &format!("credential {name}"), "credential revoke")?;
                 let token = changed.secret.clone().unwrap_or_default();
                 if let (Some(file), false) = (&token_out, changed.plan || token.is_empty()) {
                     write_secret(file, &token)?;

@@ -1,5 +1,6 @@
 //! Sites, nodes, devices, pools.
 
+use super::access::must_show_secret;
 use super::{Session, check_secret_file, item, reference, write_secret};
 use crate::api::waiting::{Step, wait_for};
 use crate::cli::OutputFormat;
@@ -51,7 +52,8 @@ impl Session<'_> {
                 let Portals { nvme, iscsi, link } = resolve_portals(&portals)?;
                 let body =
                     CreateNode { name: name.clone(), site: reference(&site), nvme, iscsi, link };
-                let changed = self.client.post("/v1/nodes", &body)?;
+                let changed = self.client.post_for_secret("/v1/nodes", &body)?;
+                must_show_secret(&changed, &format!("node {name}"), "node remove")?;
                 let secret = changed.secret.clone().unwrap_or_default();
                 let mut shown = changed;
                 if let (Some(file), false) = (&secret_out, shown.plan || secret.is_empty()) {
