@@ -77,7 +77,10 @@ pub(crate) async fn replay<L: Log>(
 }
 
 /// Verifies the whole log against the live state and its checkpoint.
-pub(crate) async fn verify(service: &Service) -> Verification {
+///
+/// # Errors
+/// Why that cannot be done now, in words: it says nothing against the log.
+pub(crate) async fn verify(service: &Service) -> Result<Verification, String> {
     let began = Instant::now();
     let view = service.read(Clone::clone);
     let up_to = view.state.position().sequence;
@@ -88,13 +91,19 @@ pub(crate) async fn verify(service: &Service) -> Verification {
             let signed_root = service.root(view.checkpoint_size);
             compare(&view, live_digest, &rebuilt, signed_root)
         }
-        Err(error) => broken(live_digest, &error),
+        Err(error @ ReadError::Unavailable { .. }) => return Err(error.to_string()),
+        Err(error @ ReadError::Damaged { sequence, .. }) => {
+            broken(live_digest, sequence, error.to_string())
+        }
     };
+    if view.checkpoint.0.is_empty() && verification.chain && verification.digest {
+        return Err(verification.detail);
+    }
     verification.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    verification
+    Ok(verification)
 }
 
-/// `signed_root`: of the live tree where the checkpoint stands, which may be behind the state's
+/// `signed_root`: of the live tree where the checkpoint stands, which may be ahead of the state's
 /// commits.
 fn compare(
     view: &View,
@@ -155,14 +164,10 @@ fn checkpoint_fits(view: &View, root: Option<Hash>) -> Result<(), String> {
     }
 }
 
-fn broken(live_digest: Hash, error: &ReadError) -> Verification {
-    let commits = match error {
-        ReadError::Damaged { sequence, .. } => sequence.0.saturating_sub(1),
-        ReadError::Unavailable { .. } => 0,
-    };
+fn broken(live_digest: Hash, at: Sequence, detail: String) -> Verification {
     Verification {
         verified: false,
-        commits,
+        commits: at.0.saturating_sub(1),
         chain: false,
         checkpoint: false,
         digest: false,
@@ -170,7 +175,7 @@ fn broken(live_digest: Hash, error: &ReadError) -> Verification {
         live_digest,
         root: Hash::ZERO,
         took_ms: 0,
-        detail: error.to_string(),
+        detail,
     }
 }
 

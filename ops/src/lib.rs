@@ -22,10 +22,18 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("voute: {}", in_words(&error));
-            ExitCode::FAILURE
+            if error.is::<NotYet>() { ExitCode::from(NOT_YET) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// Exit code of commands that found nothing wrong, and nothing out either.
+const NOT_YET: u8 = 3;
+
+/// Nothing is wrong as far as is known, but what was asked is not known, or not done, yet.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotYet(pub(crate) String);
 
 /// An error and its causes; those that the words before them already tell are left out.
 fn in_words(error: &anyhow::Error) -> String {

@@ -176,7 +176,14 @@ fn view(state: &DomainState, stored: &StoredCommit) -> Result<CommitView, Failur
 
 pub(super) async fn verify(State(app): State<App>) -> Result<Json<Verification>, Failure> {
     let _running = app.audits.running.acquire().await.map_err(|error| Failure::internal(&error))?;
-    Ok(Json(rebuild::verify(&app.service).await))
+    rebuild::verify(&app.service).await.map(Json).map_err(|why| {
+        Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not-provable",
+            format!("the log cannot be proved now: {why}"),
+            "nothing is known to be wrong with it; ask again, or at another control process, when the log answers (`voute status`)",
+        )
+    })
 }
 
 /// Where a feed stands.

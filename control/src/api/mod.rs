@@ -130,7 +130,7 @@ fn overview(routes: Routes) -> Routes {
         .get::<Verification, _, _>(
             "/v1/audit/verify",
             Auditor,
-            "Reads the whole log, verifies its chain and checkpoint, and that replaying it gives the live state",
+            "Reads the whole log, verifies its chain and checkpoint, and that replaying it gives the live state; 503 `not-provable` if that cannot be found out now",
             audit::verify,
         )
 }

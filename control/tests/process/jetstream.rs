@@ -99,6 +99,10 @@ async fn a_process_over_jetstream_commits_restarts_and_verifies() {
     assert_eq!(verified["verified"], true, "{verified}");
     let status = control.get("/v1/status").await.body;
     assert!(!status["problems"].to_string().contains("sync"), "{status}");
+    // A log that cannot be read is not a broken one.
+    drop(server);
+    let answer = control.get("/v1/audit/verify").await;
+    assert_eq!((answer.status, &answer.body["code"]), (503, &json!("not-provable")));
 }
 
 #[tokio::test]

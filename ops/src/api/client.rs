@@ -255,6 +255,25 @@ impl Client {
         self.change(Method::POST, path, body)
     }
 
+    /// Clients of one control process each, of all that are known.
+    #[must_use]
+    pub fn each(&self) -> Vec<Client> {
+        let alone = |api: &String| Client {
+            apis: vec![api.clone()],
+            current: Arc::default(),
+            ..self.clone()
+        };
+        self.apis.iter().map(alone).collect()
+    }
+
+    /// Reads something that takes its time; the next control process is asked only if one cannot answer.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn get_patiently<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        Client { try_time_max: REQUEST_TIME_MAX, ..self.clone() }.get(path)
+    }
+
     /// Creates something whose secret is in the answer, once: each control process that is asked is waited
     /// for, since a second one could only say that it was done.
     ///

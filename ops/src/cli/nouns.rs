@@ -690,7 +690,14 @@ Examples:
         number: u64,
     },
     /// Prove the log: read it from the first commit, check its chain, rebuild the state
-    Verify,
+    #[command(after_help = "\
+Exit codes: 0 the log is proved; 1 it is broken; 3 that cannot be found out now, for example since the log
+does not answer.")]
+    Verify {
+        /// Let each control process of --api or VOUTE_API prove its log, not the first that answers.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 /// What came of commands.

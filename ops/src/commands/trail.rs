@@ -1,7 +1,8 @@
 //! Status, failovers, events, the audit trail.
 
 use super::{Session, item};
-use crate::api::client::{Client, encode};
+use crate::NotYet;
+use crate::api::client::{ApiError, Client, encode};
 use crate::api::names::Names;
 use crate::api::waiting::{Step, wait_for};
 use crate::cli::OutputFormat;
@@ -251,7 +252,7 @@ impl Session<'_> {
                 }
                 Ok(())
             }
-            AuditVerb::Verify => self.verify(),
+            AuditVerb::Verify { all } => self.verify(all),
         }
     }
 
@@ -265,19 +266,47 @@ impl Session<'_> {
         print_rows(&rows, self.options.output)
     }
 
-    fn verify(&self) -> anyhow::Result<()> {
-        let found: Verification = self.client.get("/v1/audit/verify")?;
+    /// What is broken goes before what cannot be found out.
+    fn verify(&self, all: bool) -> anyhow::Result<()> {
+        let clients = if all { self.client.each() } else { vec![self.client.clone()] };
+        let (mut broken, mut unproven) = (Vec::new(), Vec::new());
+        for client in clients {
+            match client.get_patiently::<Verification>("/v1/audit/verify") {
+                Ok(found) => {
+                    self.print_verification(client.api(), &found)?;
+                    if !found.verified {
+                        broken.push(format!("{}: {}", client.api(), found.detail));
+                    }
+                }
+                Err(error @ (ApiError::Unreachable { .. } | ApiError::Refused { status: 503, .. })) => {
+                    unproven.push(format!("{}: {error}", client.api()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !broken.is_empty() {
+            bail!(
+                "the log is not what it should be: {}\n  Stop changing things, keep the data folders of all control processes, and compare their logs.",
+                broken.join("; ")
+            );
+        }
+        if !unproven.is_empty() {
+            return Err(NotYet(unproven.join("\n")).into());
+        }
+        Ok(())
+    }
+
+    fn print_verification(&self, api: &str, found: &Verification) -> anyhow::Result<()> {
         match self.options.output {
-            OutputFormat::Json => print_json(&found)?,
-            OutputFormat::Table | OutputFormat::Csv => print_facts(&verification_facts(&found)),
+            OutputFormat::Json => print_json(found),
+            OutputFormat::Table | OutputFormat::Csv => {
+                let asked = ("asked", api.to_owned());
+                let facts: Vec<_> =
+                    std::iter::once(asked).chain(verification_facts(found)).collect();
+                print_facts(&facts);
+                Ok(())
+            }
         }
-        if found.verified {
-            return Ok(());
-        }
-        bail!(
-            "the log is not what it should be: {}\n  Stop changing things, keep the data folders of all control processes, and compare their logs.",
-            found.detail
-        )
     }
 }
 
