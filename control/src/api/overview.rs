@@ -5,6 +5,7 @@ use super::failure::Failure;
 use super::views::Sight;
 use super::{App, OPENMETRICS};
 use crate::domain::spec::{subsystem_nqn, target_iqn};
+use crate::service::Condition;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -96,9 +97,16 @@ pub(super) async fn status(State(app): State<App>) -> Json<StatusView> {
 
 pub(super) async fn health(State(app): State<App>) -> Response {
     let condition = app.service.condition().borrow().clone();
-    match condition.trouble() {
-        None => (StatusCode::OK, "ok\n".to_owned()).into_response(),
-        Some(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")).into_response(),
+    let (status, text) = health_of(&condition);
+    (status, text).into_response()
+}
+
+/// A dispute keeps nothing from being committed here, and needs a person all the same.
+fn health_of(condition: &Condition) -> (StatusCode, String) {
+    match (condition.trouble(), &condition.disputed) {
+        (Some(cause), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")),
+        (None, Some(dispute)) => (StatusCode::OK, format!("ok, but {dispute}\n")),
+        (None, None) => (StatusCode::OK, "ok\n".to_owned()),
     }
 }
 
@@ -156,6 +164,21 @@ fn metrics_of_log_sites(metrics: &mut Metrics, app: &App) {
     }
 }
 
+fn metrics_of_condition(metrics: &mut Metrics, condition: &Condition) {
+    let trouble = u64::from(condition.log_trouble.is_some());
+    metrics.gauge("voute_log_trouble", "1 while the log does not answer", trouble);
+    let help = "1 while this is so: the log does not answer, this process has stopped projecting, commits wait for signatures, other sites signed another history";
+    metrics.family("voute_condition", "gauge", help);
+    for (kind, words) in [
+        ("log-trouble", &condition.log_trouble),
+        ("stopped", &condition.stopped),
+        ("unsigned", &condition.unsigned),
+        ("disputed", &condition.disputed),
+    ] {
+        metrics.sample("voute_condition", &[("kind", kind)], u64::from(words.is_some()));
+    }
+}
+
 /// Of volumes that were compared or lost something.
 fn metrics_of_content(metrics: &mut Metrics, sight: &Sight<'_>) {
     let checked = || {
@@ -196,8 +219,7 @@ fn metrics_text(app: &App, sight: &Sight<'_>) -> String {
         "Refusals not committed because one actor caused too many",
         counters.refusals_unrecorded.load(Relaxed),
     );
-    let trouble = app.service.condition().borrow().log_trouble.is_some();
-    metrics.gauge("voute_log_trouble", "1 while the log does not answer", u64::from(trouble));
+    metrics_of_condition(&mut metrics, &app.service.condition().borrow());
     metrics.gauge(
         "voute_watches",
         "1 while this process watches the sites",
@@ -239,4 +261,33 @@ fn metrics_text(app: &App, sight: &Sight<'_>) -> String {
     }
     metrics.0.push_str("# EOF\n");
     metrics.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thing_that_can_be_wrong_with_a_process_has_a_metric_and_shows_in_its_health() {
+        let words = || Some("it is so".to_owned());
+        let none = Condition::default();
+        let conditions = [
+            ("log-trouble", Condition { log_trouble: words(), ..none.clone() }),
+            ("stopped", Condition { stopped: words(), ..none.clone() }),
+            ("unsigned", Condition { unsigned: words(), ..none.clone() }),
+            ("disputed", Condition { disputed: words(), ..none.clone() }),
+        ];
+        for (wrong, condition) in conditions {
+            let mut metrics = Metrics(String::new());
+            metrics_of_condition(&mut metrics, &condition);
+            for kind in ["log-trouble", "stopped", "unsigned", "disputed"] {
+                let line = format!("voute_condition{{kind=\"{kind}\"}} {}\n", u8::from(kind == wrong));
+                assert!(metrics.0.contains(&line), "{wrong}: {}", metrics.0);
+            }
+            let (status, text) = health_of(&condition);
+            assert!(text.contains("it is so"));
+            assert_eq!(status == StatusCode::OK, wrong == "disputed");
+        }
+        assert_eq!(health_of(&none), (StatusCode::OK, "ok\n".to_owned()));
+    }
 }
