@@ -13,8 +13,10 @@ use crate::negotiation::{LOGIN_LENGTH_MAX, RECEIVE_LENGTH_MAX};
 use crate::pdu::{self, Crc, Digests, HEADER_LENGTH, HEADER_LENGTH_MAX, Header, opcode, padding};
 use crate::request::{Outcome, Request, Tag};
 use crate::target::{PortalId, Target};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use voute_buffer::Inset;
 
 /// A login must be over by then.
 const LOGIN_TIME_MAX: Duration = Duration::from_secs(15);
@@ -66,6 +68,8 @@ pub struct TargetConnection {
     input: Input,
     held_input: Vec<u8>,
     output: Vec<u8>,
+    /// [`TargetConnection::inset_from`].
+    inset_min: usize,
     is_closing: bool,
     now: Duration,
     started: Duration,
@@ -89,6 +93,7 @@ impl TargetConnection {
             input: Input::new(),
             held_input: Vec::new(),
             output: Vec::new(),
+            inset_min: usize::MAX,
             is_closing,
             now,
             started: now,
@@ -145,6 +150,26 @@ impl TargetConnection {
         &mut self.output
     }
 
+    /// From now on data of reads of at least `bytes` bytes, so long as one PDU holds it all, is not
+    /// copied into [`output`](Self::output): it comes as an inset. Who asks for this takes output and
+    /// insets always together, by [`take_output`](Self::take_output).
+    pub fn inset_from(&mut self, bytes: usize) {
+        self.inset_min = bytes;
+        if let Phase::Full(full) = &mut self.phase {
+            full.insets().from = bytes;
+        }
+    }
+
+    /// Moves all that is to be sent into `bytes` and `insets`, which are empty; theirs is the memory
+    /// of what is to be sent next.
+    pub fn take_output(&mut self, bytes: &mut Vec<u8>, insets: &mut VecDeque<Inset>) {
+        std::mem::swap(&mut self.output, bytes);
+        if let Phase::Full(full) = &mut self.phase {
+            std::mem::swap(&mut full.insets().waiting, insets);
+            full.insets().bytes = 0;
+        }
+    }
+
     /// Lets time pass: pings, time limits, waiting for other sessions, changes published meanwhile.
     pub fn tick(&mut self, now: Duration) {
         self.now = now;
@@ -188,7 +213,14 @@ impl TargetConnection {
     /// sent or `tick` was called.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        !self.is_closing && !self.is_held() && self.output.len() < OUTPUT_HIGH
+        !self.is_closing && !self.is_held() && self.unsent() < OUTPUT_HIGH
+    }
+
+    fn unsent(&self) -> usize {
+        match &self.phase {
+            Phase::Full(full) => full.unsent(&self.output),
+            Phase::Login(_) | Phase::Over => self.output.len(),
+        }
     }
 
     /// Whether the socket is to be closed once the output is sent.
@@ -209,6 +241,10 @@ impl TargetConnection {
     /// The socket has closed: nothing more is surfaced, and the session ends.
     pub fn disconnected(&mut self) {
         self.output.clear();
+        if let Phase::Full(full) = &mut self.phase {
+            full.insets().waiting.clear();
+            full.insets().bytes = 0;
+        }
         self.close();
     }
 
@@ -358,11 +394,9 @@ impl TargetConnection {
                     }
                     Next::Full(entered) => {
                         let portal = login.portal().clone();
-                        self.phase = Phase::Full(Box::new(FullFeature::new(
-                            self.target.clone(),
-                            portal,
-                            *entered,
-                        )));
+                        let mut full = FullFeature::new(self.target.clone(), portal, *entered);
+                        full.insets().from = self.inset_min;
+                        self.phase = Phase::Full(Box::new(full));
                     }
                 }
             }

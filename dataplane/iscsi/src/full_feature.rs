@@ -33,7 +33,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use text_request::TextAnswer;
 use units::Units;
-use voute_buffer::Buffer;
+use voute_buffer::{Buffer, Inset};
 use voute_reservation::Nexus;
 
 /// Commands that a host may have under way.
@@ -69,7 +69,26 @@ pub(crate) struct FullFeature {
     pending: Vec<PendingAnswer>,
     copies: CopyResults,
     text: Option<TextAnswer>,
+    insets: Insets,
     is_over: bool,
+}
+
+/// Read data that goes out between the output's bytes without being copied there.
+#[derive(Debug)]
+pub(crate) struct Insets {
+    /// Data of at least so many bytes does.
+    pub(crate) from: usize,
+    /// In order of where they belong in the output.
+    pub(crate) waiting: VecDeque<Inset>,
+    /// Sum of their lengths.
+    pub(crate) bytes: usize,
+}
+
+impl Default for Insets {
+    /// None until somebody asks for them.
+    fn default() -> Self {
+        Insets { from: usize::MAX, waiting: VecDeque::new(), bytes: 0 }
+    }
 }
 
 impl FullFeature {
@@ -101,6 +120,7 @@ impl FullFeature {
             pending: Vec::new(),
             copies: CopyResults::default(),
             text: None,
+            insets: Insets::default(),
             is_over: false,
         };
         full.load_units();
@@ -130,6 +150,14 @@ impl FullFeature {
     /// Whether an answer waits for other sessions' requests.
     pub(crate) fn waits_for_others(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    pub(crate) fn insets(&mut self) -> &mut Insets {
+        &mut self.insets
+    }
+    /// Bytes that are to be sent and not yet taken.
+    pub(crate) fn unsent(&self, output: &[u8]) -> usize {
+        output.len() + self.insets.bytes
     }
 
     /// The session is over; what is surfaced goes on.
@@ -516,9 +544,10 @@ impl FullFeature {
                 continue;
             };
             let bytes = cost(&task.stage, block_size as usize);
+            let unsent = self.unsent(output);
             let is_full =
-                self.surfaced_bytes + bytes + output.len() > SURFACED_BYTES_MAX.max(OUTPUT_HIGH);
-            if is_full && self.surfaced > 0 || output.len() >= OUTPUT_HIGH {
+                self.surfaced_bytes + bytes + unsent > SURFACED_BYTES_MAX.max(OUTPUT_HIGH);
+            if is_full && self.surfaced > 0 || unsent >= OUTPUT_HIGH {
                 return None;
             }
             let session = self.session.as_ref()?;

@@ -1,5 +1,7 @@
 //! The basic header segment, 48 bytes big-endian (RFC 7143 §11.2), with a named accessor per field.
 
+use voute_buffer::{Buffer, Inset};
+
 /// Length of the basic header segment, bytes.
 pub(crate) const HEADER_LENGTH: usize = 48;
 /// Longest header with additional segments, bytes.
@@ -180,17 +182,39 @@ impl Crc {
 
 /// Appends a PDU: header, data, padding and the digests that are agreed on.
 pub(crate) fn append(out: &mut Vec<u8>, header: &mut Header, data: &[u8], digests: Digests) {
-    header.set_data_length(data.len());
+    append_before(out, header, data.len(), digests);
+    out.extend_from_slice(data);
+    append_after(out, data, digests);
+}
+
+/// Like [`append`], but what is appended is only what stands around the data: that is to be sent where
+/// the inset says.
+pub(crate) fn append_around(
+    out: &mut Vec<u8>,
+    header: &mut Header,
+    data: Buffer,
+    digests: Digests,
+) -> Inset {
+    append_before(out, header, data.len(), digests);
+    let at = out.len();
+    append_after(out, &data, digests);
+    Inset { at, bytes: data }
+}
+
+fn append_before(out: &mut Vec<u8>, header: &mut Header, data_length: usize, digests: Digests) {
+    header.set_data_length(data_length);
     out.extend_from_slice(&header.0);
     if digests.header {
         let mut crc = Crc::new();
         crc.update(&header.0);
         out.extend_from_slice(&crc.finish());
     }
+}
+
+fn append_after(out: &mut Vec<u8>, data: &[u8], digests: Digests) {
     if data.is_empty() {
         return;
     }
-    out.extend_from_slice(data);
     let pad = padding(data.len());
     out.extend_from_slice(&[0; 3][..pad]);
     if digests.data {

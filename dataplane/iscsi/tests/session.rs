@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use voute_iscsi::{
     Authentication, Chap, CompletionStatus, Credential, DigestChoice, Failure, InitiatorConfig,
-    InitiatorError, Outcome, Portal, PortalId, TargetConnection, parse_targets,
+    InitiatorError, Outcome, Portal, PortalId, SESSIONS_PER_HOST_MAX, TargetConnection,
+    parse_targets,
 };
 
 fn chap(host_secret: &str, target_secret: Option<&str>) -> Chap {
@@ -53,6 +54,30 @@ fn a_host_logs_in_by_chap_only_with_its_secret() {
     // Equal secrets would let the host answer its own challenge.
     let same = Authentication::Chap(chap("host secret 1", Some("host secret 1")));
     assert_eq!(login(same, Some(chap("host secret 1", Some("host secret 1")))), refused);
+}
+
+#[test]
+fn one_host_takes_no_sessions_from_others() {
+    let mut offered = directory(Authentication::None, vec![view(0, VOLUME)]);
+    let other = "iqn.2026-01.dev.voute:other";
+    let as_host = offered.hosts[HOST].clone();
+    offered.hosts.insert(other.to_owned(), as_host);
+    let target = target_with(offered);
+    let numbered = |number: usize| InitiatorConfig {
+        isid: [0x80, 0, 0, 0, 1, u8::try_from(number).unwrap()],
+        ..config()
+    };
+    let mut open: Vec<Wire> =
+        (0..SESSIONS_PER_HOST_MAX).map(|number| Wire::new(&target, numbered(number), 1)).collect();
+    assert!(open.iter().all(|wire| wire.initiator.is_ready()));
+    let one_more = || Wire::new(&target, numbered(200), 1);
+    let refused = Some(InitiatorError::LoginRefused { class: 3, detail: 2 });
+    assert_eq!(one_more().error, refused);
+    let again = Wire::new(&target, numbered(0), 1);
+    assert!(again.initiator.is_ready(), "the same session anew takes its own place");
+    assert!(Wire::new(&target, InitiatorConfig::new(other, Some(TARGET)), 1).initiator.is_ready());
+    open.pop().expect("it was opened").connection.disconnected();
+    assert!(one_more().initiator.is_ready());
 }
 
 #[test]
@@ -131,6 +156,7 @@ proptest! {
         immediate_data: bool,
         initial_r2t: bool,
         receive_length in 512u32..70_000,
+        inset_from in 0usize..70_000,
         sizes in proptest::collection::vec(1usize..700, 1..5),
     ) {
         let choice = |on| if on { DigestChoice::Crc32c } else { DigestChoice::None };
@@ -145,6 +171,7 @@ proptest! {
         let mut wire = Wire::ready(&target(), config, seed);
         prop_assert_eq!(wire.initiator.parameters().header_digest, choice(header_crc));
         prop_assert_eq!(wire.initiator.parameters().immediate_data, immediate_data);
+        wire.connection.inset_from(inset_from);
         let mut random = Random::seeded(seed);
         for blocks in sizes {
             let data = random.bytes(blocks * 512);

@@ -8,6 +8,7 @@ use crate::scsi::command::{allocation_data, cut};
 use crate::scsi::reservation;
 use crate::scsi::{Sense, status};
 use crate::task::{Answer, Stage, Task};
+use voute_buffer::Buffer;
 
 /// Residual flags: overflow, underflow.
 const OVERFLOW: u8 = 0x04;
@@ -49,7 +50,7 @@ impl FullFeature {
     pub(super) fn answer_outcome(&mut self, slot: usize, outcome: Outcome, output: &mut Vec<u8>) {
         let Some(task) = self.tasks.get(slot) else { return };
         match outcome {
-            Outcome::Data(data) => self.answer_data(slot, &data, output),
+            Outcome::Data(data) => self.answer_read(slot, data, output),
             Outcome::Done if let Some(BlockRange { lba, blocks }) = task.asked => {
                 let all = AllocationExtent { lba, blocks, mapped: true };
                 let data = allocation_data(&[all], true, task.allocation);
@@ -81,6 +82,28 @@ impl FullFeature {
                 self.answer_status(slot, code, sense, output);
             }
         }
+    }
+
+    /// Sends what was read: by itself if that is wanted, and one PDU holds it all.
+    fn answer_read(&mut self, slot: usize, data: Buffer, output: &mut Vec<u8>) {
+        let Some(task) = self.tasks.get(slot) else { return };
+        let (segment, burst) = (self.parameters.peer_receive_length, self.parameters.max_burst);
+        let most = segment.min(burst).min(task.expected_in) as usize;
+        if data.len() < self.insets.from || data.is_empty() || data.len() > most {
+            return self.answer_data(slot, &data, output);
+        }
+        let Some(task) = self.remove(slot) else { return };
+        let (flag, count) = residual(task.expected_in, data.len() as u32);
+        let mut header = Header::new(opcode::DATA_IN);
+        header
+            .set_flags(0x80 | flag | HAS_STATUS)
+            .set_task_tag(task.task_tag)
+            .set_transfer_tag(RESERVED_TAG)
+            .set_u32(44, count);
+        self.number(&mut header, true);
+        self.insets.bytes += data.len();
+        let inset = pdu::append_around(output, &mut header, data, self.digests);
+        self.insets.waiting.push_back(inset);
     }
 
     /// Sends data and GOOD, cut to what the host expects.

@@ -228,7 +228,15 @@ impl Wire {
     }
 
     fn carry_down(&mut self) -> bool {
-        let bytes = std::mem::take(self.connection.output());
+        let (mut around, mut insets) = (Vec::new(), VecDeque::new());
+        self.connection.take_output(&mut around, &mut insets);
+        let (mut bytes, mut from) = (Vec::new(), 0);
+        for inset in insets {
+            bytes.extend_from_slice(&around[from..inset.at]);
+            bytes.extend_from_slice(&inset.bytes);
+            from = inset.at;
+        }
+        bytes.extend_from_slice(&around[from..]);
         let mut at = 0;
         while at < bytes.len() && self.error.is_none() {
             let taken = 1 + self.random.below((bytes.len() - at).min(9000));
