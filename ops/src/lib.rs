@@ -14,7 +14,8 @@ use clap::CommandFactory;
 use cli::{Cli, Command};
 use std::process::ExitCode;
 
-/// Runs a parsed command line. Exit codes: 0 done, 1 refused or failed; clap itself ends with 2 on a
+/// Runs a parsed command line. Exit codes: 0 done, 1 refused or failed, 3 still under way or not to be found
+/// out now; clap itself ends with 2 on a
 /// command line that cannot be understood.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {

@@ -1,5 +1,6 @@
 //! Waiting for long work, with its progress on standard error.
 
+use crate::NotYet;
 use crate::api::client::{ApiError, Client};
 use crate::print::plain;
 use anyhow::bail;
@@ -25,7 +26,7 @@ pub enum Step {
 /// Asks for `path` until `judge` says that the work is done, and shows how far it is.
 ///
 /// # Errors
-/// If the work failed, the time is over (the work goes on), or the control plane refuses.
+/// If the work failed, the time is over ([`NotYet`]: the work goes on), or the control plane refuses.
 pub fn wait_for<T: DeserializeOwned>(
     client: &Client,
     path: &str,
@@ -52,10 +53,11 @@ pub fn wait_for<T: DeserializeOwned>(
             Err(error) => return Err(error.into()),
         };
         if began.elapsed() >= patience {
-            bail!(
-                "{what} is not done after {} s ({words})\n  The work goes on; watch it with `voute volume list` or `voute device list`, or wait longer with --wait-timeout.",
+            return Err(NotYet(format!(
+                "{what} is not done after {} s ({words})\n  The work goes on; watch it with `voute volume show` or `voute device list`, or wait longer with --wait-timeout.",
                 patience.as_secs()
-            );
+            ))
+            .into());
         }
         progress.show(&words);
         std::thread::sleep(ASK_EVERY);
