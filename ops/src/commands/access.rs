@@ -155,16 +155,37 @@ fn as_rules(arguments: RuleArguments) -> Rules {
 /// One line from a file or standard input.
 fn read_secret(file: Option<&Path>) -> anyhow::Result<String> {
     let mut text = String::new();
+    // One more than may be: so that what is longer is noticed, not cut.
     match file {
         Some(file) => std::fs::File::open(file)
-            .and_then(|opened| opened.take(SECRET_BYTES_MAX).read_to_string(&mut text))
+            .and_then(|opened| opened.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text))
             .with_context(|| {
                 format!("cannot read {}; name a file that you may read", file.display())
             })?,
         None => std::io::stdin()
-            .take(SECRET_BYTES_MAX)
+            .take(SECRET_BYTES_MAX + 1)
             .read_to_string(&mut text)
             .context("cannot read the secret from standard input")?,
     };
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    one_line(&text)
+}
+
+fn one_line(text: &str) -> anyhow::Result<String> {
+    let line = text.trim_end_matches(['\r', '\n']);
+    if text.len() as u64 > SECRET_BYTES_MAX || line.contains(['\r', '\n']) {
+        bail!("a secret is one line of at most {SECRET_BYTES_MAX} bytes; give a file with that alone");
+    }
+    Ok(line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_one_line_and_never_cut() {
+        assert_eq!(one_line("DHHC-1:00:x:\r\n").expect("one line"), "DHHC-1:00:x:");
+        assert!(one_line("first line\nsecond\n").is_err());
+        assert!(one_line(&"x".repeat(1_025)).is_err());
+    }
 }
