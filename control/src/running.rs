@@ -41,6 +41,8 @@ pub const REGISTER_FILE: &str = "signed.register";
 pub const API_LISTEN_DEFAULT: &str = "127.0.0.1:7421";
 /// How often the log's safety is checked again.
 const SAFETY_INTERVAL: Duration = Duration::from_secs(30);
+/// Pause before the loss of a register is told to the log again.
+const RECORD_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// How long open requests may take when the process stops.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -447,13 +449,16 @@ async fn record_reseeding(service: service::Service, name: String) {
         let Some(signed) = signed else { return };
         let command =
             Command::RecordReseeding { name: name.clone(), size: signed.size, root: signed.root };
-        let context = Context::system(Origin::Policy, "the register of what it signed was lost");
+        let mut context = Context::system(Origin::Policy, "the register of what it signed was lost");
+        // An answer that came too late was given all the same: asked again, it is recorded once.
+        context.idempotency_key = Some(format!("reseeded-{name}-{}", signed.size));
         match service.submit(command, context).await {
             Ok(Done::Committed { .. } | Done::Repeated { .. }) => return,
             // Its key signs for no site of the log: what it signs counts for nothing.
             Ok(Done::Refused { .. } | Done::Escalated { .. }) | Err(Unanswered::Stopped) => return,
             Err(error) => tracing::warn!(%error, "the loss of the register is not in the log yet"),
         }
+        tokio::time::sleep(RECORD_AGAIN_AFTER).await;
     }
 }
 
