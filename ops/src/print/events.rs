@@ -3,9 +3,11 @@
 use crate::api::names::Names;
 use crate::cli::locator::show_locator;
 use crate::cli::quantity::show_size;
+use voute_events::note::verifier_text;
 use voute_schemas::Event;
 use voute_schemas::commit::{Commit, Outcome};
 use voute_schemas::event::{DetachCause, HostIdentity, MoveKind, Presentation, VerifyEvidence};
+use voute_schemas::proof::Verifier;
 
 /// What came of a commit, in one line.
 #[must_use]
@@ -153,7 +155,8 @@ pub fn event_words(event: &Event, names: &Names) -> String {
             "mirrored volumes are compared only when told".to_owned()
         }
         Event::LogSitesChanged { sites } => {
-            let names: Vec<&str> = sites.iter().map(|site| site.name.as_str()).collect();
+            // With the key's number: another key under the same name is another signer.
+            let names: Vec<String> = sites.iter().map(signer_words).collect();
             format!("checkpoints are signed by {}", names.join(", "))
         }
         Event::LogSiteReseeded { name, size, .. } => format!(
@@ -187,6 +190,11 @@ fn because(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
+/// A log site's name and its key's number, as in `lyon+2b4b7c2d`.
+fn signer_words(site: &Verifier) -> String {
+    verifier_text(site).splitn(3, '+').take(2).collect::<Vec<_>>().join("+")
+}
+
 fn detach_words(cause: &DetachCause) -> String {
     match cause {
         DetachCause::Unreachable => "unreachable".to_owned(),
@@ -217,4 +225,20 @@ pub fn presentation_words(presentation: &Presentation) -> String {
 
 fn identity_words(identity: &HostIdentity) -> String {
     identity.nqns.iter().chain(&identity.iqns).cloned().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use voute_schemas::Hash;
+
+    #[test]
+    fn another_key_under_the_same_name_is_shown_as_another_signer() {
+        let words = |key: u8| {
+            let sites = vec![Verifier { name: "lyon".into(), key: Hash([key; 32]) }];
+            event_words(&Event::LogSitesChanged { sites }, &Names::default())
+        };
+        assert!(words(1).contains("signed by lyon+"), "{}", words(1));
+        assert_ne!(words(1), words(2));
+    }
 }
