@@ -47,8 +47,9 @@ iscsi_session() {
     sg_opcodes "$disk" >/dev/null
     sg_sync "$disk"
     sg_reset -d "$disk"
-    sg_turs "$disk" || sg_turs "$disk"
-    sg_unmap --lba=0 --num=8 --force "$disk"
+    # The reset is told once, to whichever command comes first.
+    wait_for 10 sg_turs "$disk"
+    sg_unmap --lba=0 --num=8 --force "$disk" || sg_unmap --lba=0 --num=8 --force "$disk"
     sg_write_same --lba=0 --num=8 --in=/dev/zero --xferlen=512 "$disk"
     sleep 3    # for the host's own pings, as above
     iscsiadm -m node -T "$IQN" --logout
