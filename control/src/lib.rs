@@ -20,6 +20,7 @@ mod running;
 pub mod secrets;
 pub mod service;
 mod sharing;
+mod sparing;
 pub mod stream;
 pub mod watcher;
 

@@ -251,7 +251,7 @@ pub async fn run_on<L: Log>(
     let verifier = seat.verifier();
     let joins = Joining::of(&config, &exchange, &log).await?;
     let secrets = Arc::new(joins.open_secrets(&data.join("secrets.redb"))?);
-    let sharing = Arc::new(Sharing::new(Arc::clone(&secrets), exchange.clone()));
+    let sharing = Arc::new(Sharing::new(Arc::clone(&secrets), exchange.clone(), verifier.key));
     let projection = Projection::open(&data.join("projection.redb"))?;
     let snapshot = load(&projection)?;
     let streams = Arc::new(Streams::default());

@@ -147,7 +147,9 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&staged, path)
+    std::fs::rename(&staged, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 impl Secrets {
@@ -331,14 +333,14 @@ impl Secrets {
     ///
     /// # Errors
     /// [`SecretsError::Randomness`].
-    pub(crate) fn seal(&self, message: &[u8]) -> Result<Vec<u8>, SecretsError> {
+    pub(crate) fn seal(&self, purpose: Purpose, message: &[u8]) -> Result<Vec<u8>, SecretsError> {
         let nonce: [u8; NONCE_LEN] =
             *random_bytes()?.first_chunk().expect("random bytes are longer than a nonce");
         let mut sealed = message.to_vec();
         self.key()
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
-                Aad::from(SEALED_FOR),
+                Aad::from(purpose.words()),
                 &mut sealed,
             )
             .expect("a message is far shorter than the cipher's limit");
@@ -346,17 +348,33 @@ impl Secrets {
     }
 
     /// Opens what another process of the cluster sealed; nothing if it was not one.
-    pub(crate) fn unseal(&self, sealed: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn unseal(&self, purpose: Purpose, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let mut message = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let opened = self.key().open_in_place(nonce, Aad::from(SEALED_FOR), &mut message).ok()?;
+        let opened =
+            self.key().open_in_place(nonce, Aad::from(purpose.words()), &mut message).ok()?;
         Some(opened.to_vec())
     }
 }
 
-/// What the sealed messages are for, so that they are good for nothing else.
-const SEALED_FOR: &[u8] = b"voute secrets 1";
+/// What a sealed message is for: it is good for nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Secrets that processes keep the same.
+    Secrets,
+    /// Who watches the sites.
+    Watch,
+}
+
+impl Purpose {
+    fn words(self) -> &'static [u8] {
+        match self {
+            Purpose::Secrets => b"voute secrets 1",
+            Purpose::Watch => b"voute watch 1",
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -399,13 +417,17 @@ mod tests {
         assert_eq!(file.cluster, cluster);
         let second = Secrets::open(&folder.path().join("second"), Some((&path, &file))).unwrap();
         assert_eq!(second.link_secret(), first.link_secret());
-        let sealed = first.seal(b"between us").unwrap();
-        assert_eq!(second.unseal(&sealed).as_deref(), Some(b"between us".as_slice()));
-        assert_ne!(sealed, first.seal(b"between us").unwrap());
+        let sealed = first.seal(Purpose::Secrets, b"between us").unwrap();
+        assert_eq!(
+            second.unseal(Purpose::Secrets, &sealed).as_deref(),
+            Some(b"between us".as_slice())
+        );
+        assert_ne!(sealed, first.seal(Purpose::Secrets, b"between us").unwrap());
+        assert_eq!(second.unseal(Purpose::Watch, &sealed), None, "it was not for that");
         let stranger = store(folder.path(), "stranger");
-        assert_eq!(stranger.unseal(&sealed), None);
+        assert_eq!(stranger.unseal(Purpose::Secrets, &sealed), None);
         for cut in 0..sealed.len() {
-            assert_eq!(second.unseal(&sealed[..cut]), None);
+            assert_eq!(second.unseal(Purpose::Secrets, &sealed[..cut]), None);
         }
         drop(stranger);
         let other = Secrets::open(&folder.path().join("stranger"), Some((&path, &file)));

@@ -100,7 +100,22 @@ impl World {
         self.start_with(index, Arc::clone(&self.log), seat).await
     }
 
+    async fn start_telling(&self, index: usize, changes: Arc<dyn Changes>) -> Process {
+        let seat = seat(&self.folder.path().join("key-telling"), &self.register(index), index);
+        self.start_as(index, Arc::clone(&self.log), seat, changes).await
+    }
+
     async fn start_with(&self, index: usize, log: Arc<EmbeddedLog>, seat: Seat) -> Process {
+        self.start_as(index, log, seat, Arc::new(NoStreams)).await
+    }
+
+    async fn start_as(
+        &self,
+        index: usize,
+        log: Arc<EmbeddedLog>,
+        seat: Seat,
+        changes: Arc<dyn Changes>,
+    ) -> Process {
         let (stop, stopping) = watch::channel(false);
         let path = self.folder.path().join(format!("projection-{index}"));
         let projection = Projection::open(&path).unwrap();
@@ -110,7 +125,7 @@ impl World {
             exchange: self.ring[index].clone(),
             projection: Some(projection),
             snapshot,
-            changes: Arc::new(NoStreams),
+            changes,
             stop: stopping,
         };
         let (service, _, task) = start(log, config).await.unwrap();
@@ -314,6 +329,38 @@ async fn a_change_of_sites_that_waits_in_vain_can_be_taken_back() {
     assert_eq!(sequence(&added.await.unwrap()), 2, "it was in the log, and was taken back");
     assert!(sequence(&behind.await.unwrap()) > 3);
     assert!(process.is_signed_by(1));
+}
+
+/// Looks, while it is told of a change, whether others can see the new state already.
+#[derive(Debug, Default)]
+struct Onlooker {
+    service: std::sync::OnceLock<Service>,
+    saw: Mutex<Vec<bool>>,
+}
+
+impl Changes for Onlooker {
+    fn changed(&self, _: &State, after: &State, _: &[Event]) {
+        let Some(service) = self.service.get().cloned() else { return };
+        let (seen, sees) = std::sync::mpsc::channel();
+        std::thread::spawn(move || seen.send(service.state().position()));
+        let sees = sees.recv_timeout(A_WHILE).is_ok_and(|position| position == after.position());
+        self.saw.lock().unwrap().push(sees);
+    }
+}
+
+/// Else a node could be told a position without all that changed up to it.
+#[tokio::test]
+async fn nobody_sees_a_state_before_the_streams_know_what_changed() {
+    let world = World::new();
+    let onlooker = Arc::new(Onlooker::default());
+    let process = world.start_telling(0, Arc::clone(&onlooker) as Arc<dyn Changes>).await;
+    assert!(onlooker.service.set(process.service.clone()).is_ok());
+    let (cluster, name) = (ClusterId::generate(), Name::new("c").unwrap());
+    let key = world.folder.path().join("key-telling");
+    let log_site = Signer::load_or_create(key, "s0").unwrap().verifier();
+    let create = Command::CreateCluster { cluster, name, log_site };
+    assert_eq!(sequence(&process.service.submit(create, context()).await), 1);
+    assert_eq!(*onlooker.saw.lock().unwrap(), [false]);
 }
 
 /// Who asked gave up, and may have done otherwise since.

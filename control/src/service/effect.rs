@@ -271,7 +271,9 @@ impl<L: Log> Pipeline<L> {
             .collect();
         let silent = if silent.is_empty() { "none".to_owned() } else { silent.join(", ") };
         let take_back = match self.how_to_take_back() {
-            Some(how) => format!("; it follows a change of the log's sites, which {how} takes back"),
+            Some(how) => {
+                format!("; it follows a change of the log's sites, which {how} takes back")
+            }
             None => String::new(),
         };
         format!(
@@ -301,7 +303,9 @@ impl<L: Log> Pipeline<L> {
                 is_handed_over || !keys.is_empty()
             }
             Err(error @ CheckpointError::FalseSignature { .. }) => {
-                tracing::error!(%error, "ALARM: a signature was heard that nobody gave");
+                if let Some(unsaid) = self.spare.may_say(Instant::now()) {
+                    tracing::error!(%error, unsaid, "ALARM: a signature was heard that nobody gave");
+                }
                 false
             }
             Err(error) => {
@@ -401,13 +405,14 @@ impl<L: Log> Pipeline<L> {
     fn publish(&mut self, vouched: Vouched, state: State, events: &[Event]) {
         let position = state.position();
         let Vouched { size: checkpoint_size, checkpoint } = vouched;
-        let before = {
+        {
             let mut view =
                 self.shared.view.write().expect("no reader or writer panics holding the view");
             let published = View { state: state.clone(), checkpoint, checkpoint_size };
-            std::mem::replace(&mut *view, published).state
-        };
-        self.shared.changes.changed(&before, &state, events);
+            let before = std::mem::replace(&mut *view, published).state;
+            // While nobody reads it: who sees the new state is to know what changed on the way.
+            self.shared.changes.changed(&before, &state, events);
+        }
         self.shared.head.send_replace(position);
         self.snapshots.note(position.sequence);
     }

@@ -213,7 +213,8 @@ pub struct Counters {
 
 /// Who is told what changed, before and after: the node streams.
 pub trait Changes: Send + Sync + std::fmt::Debug + 'static {
-    /// These states were published one after the other by these events.
+    /// These states were published one after the other by these events. Nobody can read the second
+    /// before this returns; nor can this.
     fn changed(&self, before: &State, after: &State, events: &[Event]);
 }
 

@@ -25,6 +25,8 @@ use crate::domain::state::NamedSites;
 use crate::domain::{State, decide, evolve};
 use crate::projection::{Projection, Snapshot};
 use crate::rebuild::replay;
+use crate::sparing::Sparing;
+use futures_util::FutureExt;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, RwLock};
@@ -46,6 +48,8 @@ use voute_schemas::{ClusterId, Commit, Event, Sequence};
 const BATCH_MAX: usize = 512;
 /// Most changes of the log's sites that wait.
 const SITES_JOBS_MAX: usize = 16;
+/// Most messages of other sites taken in while something else waits.
+const HEARD_IN_TURN_MAX: usize = 32;
 /// Most commits read and evolved at once.
 const READ_MAX: usize = 8_192;
 /// Waits between attempts at a log that does not answer, from and to.
@@ -141,6 +145,8 @@ pub async fn start<L: Log>(
         exchange: config.exchange,
         heard,
         repeat: tokio::time::interval(REPEAT_SIGNATURE_EVERY),
+        heard_in_turn: 0,
+        spare: Sparing::default(),
         said: None,
         unanswered: Vec::new(),
         safety: safety_jobs,
@@ -200,6 +206,10 @@ pub(super) struct Pipeline<L: Log> {
     pub(super) exchange: Exchange,
     heard: Listening,
     repeat: Interval,
+    /// Messages of other sites that were taken in since anything else was done.
+    heard_in_turn: usize,
+    /// Of lines about what others say wrongly.
+    pub(super) spare: Sparing,
     /// The last own signature.
     pub(super) said: Option<Checkpoint>,
     /// Answers that wait for a commit to take effect.
@@ -292,9 +302,13 @@ impl<L: Log> Pipeline<L> {
         if may_decide && let Some(job) = self.left.pop_front() {
             return Wake::Job(Box::new(job));
         }
-        let may_change_sites =
-            may_decide || (self.hands_over() && self.left.len() < BATCH_MAX);
-        tokio::select! {
+        let may_change_sites = may_decide || (self.hands_over() && self.left.len() < BATCH_MAX);
+        if self.heard_in_turn >= HEARD_IN_TURN_MAX {
+            // Whoever speaks without pause must not keep all else waiting.
+            self.heard_in_turn = 0;
+            return self.wake_unheard(may_decide);
+        }
+        let wake = tokio::select! {
             biased;
             _ = self.stop.changed() => Wake::Stop,
             Some(job) = self.sites.recv(), if may_change_sites => Wake::Sites(Box::new(job)),
@@ -304,7 +318,22 @@ impl<L: Log> Pipeline<L> {
             () = self.reader.wait() => Wake::Log,
             () = self.snapshots.due() => Wake::Snapshot,
             _ = self.repeat.tick() => Wake::Repeat,
+        };
+        self.heard_in_turn = match wake {
+            Wake::Heard(_) => self.heard_in_turn + 1,
+            _ => 0,
+        };
+        wake
+    }
+
+    /// What is there beside what other sites say; the log may have grown, too.
+    fn wake_unheard(&mut self, may_decide: bool) -> Wake {
+        if self.repeat.tick().now_or_never().is_some() {
+            return Wake::Repeat;
         }
+        let job = || self.safety.try_recv().or_else(|_| self.ordinary.try_recv()).ok();
+        let job = may_decide.then(job).flatten();
+        job.map_or(Wake::Log, |job| Wake::Job(Box::new(job)))
     }
 
     /// A change of the log's sites. While answers wait for sites that are to come into force, perhaps

@@ -63,16 +63,17 @@ fn authenticated(app: &App, headers: &HeaderMap) -> Option<NodeId> {
 }
 
 /// Why this process must not tell nodes what to be.
-fn cannot_serve(app: &App) -> Option<String> {
+pub(crate) fn cannot_serve(app: &App) -> Option<String> {
     if let Some(stopped) = &app.service.condition().borrow().stopped {
         return Some(format!(
             "this control process has stopped projecting ({stopped}); connect to another\n"
         ));
     }
     // Whoever alone signs for the log has nobody to learn from.
-    let is_sole = matches!(app.service.log_sites().as_slice(), [only] if only.is_own);
-    if !is_sole && !app.sharing.is_settled() {
-        return Some("this control process just started and is learning secrets from the others; connect to another, or to this one in a moment\n".to_owned());
+    let sites = app.service.log_sites();
+    let is_sole = matches!(sites.as_slice(), [only] if only.is_own);
+    if !is_sole && !app.sharing.is_settled(&sites) {
+        return Some("no majority of the log's sites holds the secrets that this control process holds; it is learning them; connect to another, or to this one in a moment\n".to_owned());
     }
     let has_checkpoint = app.service.read(|view| !view.checkpoint.0.is_empty());
     (!has_checkpoint).then(|| {
@@ -213,12 +214,13 @@ async fn send_news(
     live: &Live,
     sink: &mut SplitSink<WebSocket, Message>,
 ) -> Result<(), String> {
-    let news = live.take();
+    // Both at one moment: a state without all that changed up to it would be obeyed as if it were all.
+    let (view, news) = app.service.read(|view| (view.clone(), live.take()));
     if let Some(cause) = news.goodbye {
         return Err(cause);
     }
     if !news.touched.is_empty() {
-        let delta = spec::delta(app, node, &news.touched).await;
+        let delta = spec::delta(app, node, &news.touched, &view).await;
         let delta = delta.map_err(|error| format!("its spec cannot be proven: {error}"))?;
         if let Some(delta) = delta {
             app.observed.forget_groups(node, &delta.removed_groups);

@@ -13,7 +13,7 @@ pub mod answers;
 mod connection;
 mod spec;
 
-pub(crate) use connection::serve;
+pub(crate) use connection::{cannot_serve, serve};
 
 use crate::domain::{State, Touched, touched};
 use crate::observed::Nodes;

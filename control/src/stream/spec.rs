@@ -16,15 +16,15 @@ pub(super) async fn full(app: &App, node: NodeId) -> Result<Option<NodeSpec>, Re
     finish(app, &view, content, true).await
 }
 
-/// What changed for it.
+/// What changed for it up to a published state.
 pub(super) async fn delta(
     app: &App,
     node: NodeId,
     touched: &Touched,
+    view: &View,
 ) -> Result<Option<NodeSpec>, ReadError> {
-    let view = app.service.read(Clone::clone);
     let content = with_inputs(app, |inputs| node_changes(&view.state, node, touched, inputs));
-    finish(app, &view, content, false).await
+    finish(app, view, content, false).await
 }
 
 fn with_inputs<T>(app: &App, make: impl FnOnce(&SpecInputs<'_>) -> T) -> T {

@@ -7,6 +7,9 @@
 //!    └── hears a higher term, or its own term from a lower process; cannot commit; was not run for long
 //! ```
 //!
+//! A claim tells how many nodes its holder hears: who hears more of them for the length of a lease takes the
+//! watch from it, and who hears none does not watch. What is cut off from the nodes would call them lost.
+//!
 //! A claim tells why its holder may not act, if so: whoever may act takes the watch from it, and all show the
 //! reasons of the one that watches, for its reasons count.
 //!
@@ -35,6 +38,10 @@ pub(crate) struct Claim {
     process: Uuid,
     /// Why it fails nothing over by itself; empty if it does.
     hindered: Vec<String>,
+    /// How many nodes it hears.
+    hears: u32,
+    /// Rises with each claim of a process: one that is said again by somebody else is worth nothing.
+    number: u64,
 }
 
 /// Who watches, as far as one process knows.
@@ -58,6 +65,12 @@ pub(crate) struct Lease {
     known: Option<(Claim, Duration)>,
     /// Why this process may not act.
     hindered: Vec<String>,
+    /// How many nodes this process hears.
+    hears: u32,
+    /// Since when that is more than whoever watches does.
+    hears_more_since: Option<Duration>,
+    /// Of the last own claim.
+    number: u64,
     said_at: Option<Duration>,
     looked_at: Duration,
     began_at: Duration,
@@ -71,6 +84,9 @@ impl Lease {
             is_alone,
             known: None,
             hindered: Vec::new(),
+            hears: 0,
+            hears_more_since: None,
+            number: 0,
             said_at: None,
             looked_at: now,
             began_at: now,
@@ -81,6 +97,11 @@ impl Lease {
     pub(crate) fn is_hindered(&mut self, reasons: &[String]) {
         let short = |reason: &String| reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].into();
         self.hindered = reasons.iter().take(REASONS_MAX).map(short).collect();
+    }
+
+    /// How many nodes this process hears.
+    pub(crate) fn hears(&mut self, nodes: u32) {
+        self.hears = nodes;
     }
 
     /// Who watches now.
@@ -105,6 +126,7 @@ impl Lease {
         let rank = |claim: &Claim| (claim.term, std::cmp::Reverse(claim.process));
         match &self.known {
             Some((known, _)) if rank(known) > rank(&claim) => {}
+            Some((known, _)) if rank(known) == rank(&claim) && claim.number <= known.number => {}
             _ => self.known = Some((claim, now)),
         }
     }
@@ -133,11 +155,16 @@ impl Lease {
         }
         let claims_after = LEASE + self.spread();
         let has_listened = now >= self.began_at + claims_after;
-        let may_replace =
-            |claim: &Claim| has_listened && self.hindered.is_empty() && !claim.hindered.is_empty();
+        let hears_more = self.hears_more_for(now) >= LEASE;
+        let may_replace = |claim: &Claim| {
+            let may_act = self.hindered.is_empty();
+            let is_as_good = may_act || !claim.hindered.is_empty();
+            has_listened && (may_act && !claim.hindered.is_empty() || is_as_good && hears_more)
+        };
         match &mut self.known {
             Some((claim, _)) if claim.process == self.process => {
                 claim.hindered.clone_from(&self.hindered);
+                claim.hears = self.hears;
             }
             Some((claim, at)) if now < *at + claims_after && !may_replace(claim) => {
                 return (false, None);
@@ -146,16 +173,35 @@ impl Lease {
             known => {
                 let term = known.as_ref().map_or(0, |(claim, _)| claim.term).saturating_add(1);
                 let hindered = self.hindered.clone();
-                *known = Some((Claim { term, process: self.process, hindered }, now));
+                let (process, hears) = (self.process, self.hears);
+                *known = Some((Claim { term, process, hindered, hears, number: 0 }, now));
+                self.hears_more_since = None;
                 self.said_at = None;
             }
         }
         let is_due = self.said_at.is_none_or(|at| now >= at + RENEW_EVERY);
-        let claim = self.known.as_ref().map(|(claim, _)| claim.clone()).filter(|_| is_due);
-        if claim.is_some() {
-            self.said_at = Some(now);
+        if !is_due {
+            return (true, None);
         }
+        self.said_at = Some(now);
+        self.number += 1;
+        let claim = self.known.as_mut().map(|(claim, _)| {
+            claim.number = self.number;
+            claim.clone()
+        });
         (true, claim)
+    }
+
+    /// For how long this process has heard more nodes than another that watches.
+    fn hears_more_for(&mut self, now: Duration) -> Duration {
+        let more = |(claim, _): &(Claim, Duration)| {
+            claim.process != self.process && self.hears > claim.hears
+        };
+        if !self.known.as_ref().is_some_and(more) {
+            self.hears_more_since = None;
+            return Duration::ZERO;
+        }
+        now.saturating_sub(*self.hears_more_since.get_or_insert(now))
     }
 
     /// Different for each process.
@@ -274,6 +320,44 @@ mod tests {
         assert_eq!(world.leases[first].holder(at(world.now)), Holder::Nobody);
     }
 
+    /// The watch is held at a site that the nodes do not reach: whoever hears them takes it.
+    #[test]
+    fn who_hears_more_nodes_takes_the_watch_and_keeps_it() {
+        let mut world = World::new();
+        world.leases.iter_mut().for_each(|lease| lease.hears(2));
+        let first = world.run(2_000)[0];
+        let others: Vec<usize> = (0..3).filter(|index| *index != first).collect();
+        // A node that was heard a moment later here than there moves nothing.
+        world.leases[first].hears(1);
+        assert_eq!(world.run(600), [first]);
+        world.leases[first].hears(2);
+        assert_eq!(world.run(2_000), [first]);
+        world.leases[first].hears(1);
+        world.leases[others[0]].hears(1);
+        assert_eq!(world.run(2_000), [others[1]]);
+        // One that hears all of them again is no reason to move it back.
+        world.leases[first].hears(2);
+        assert_eq!(world.run(5_000), [others[1]]);
+        // Better one that may act and hears one than one that hears two and may not.
+        world.leases[others[1]].hears(1);
+        world.leases[first].is_hindered(&["no monitoring address was given".to_owned()]);
+        assert_eq!(world.run(5_000), [others[1]]);
+    }
+
+    #[test]
+    fn a_claim_that_is_said_again_by_somebody_else_keeps_nobody_from_watching() {
+        let mut world = World::new();
+        let first = world.run(2_000)[0];
+        let other = (first + 1) % 3;
+        let (claim, _) = world.leases[other].known.clone().unwrap();
+        world.is_up[first] = false;
+        for _ in 0..40 {
+            world.leases.iter_mut().for_each(|lease| lease.heard(claim.clone(), at(world.now)));
+            world.run(50);
+        }
+        assert_eq!(world.run(50).len(), 1);
+    }
+
     #[test]
     fn reasons_in_a_claim_are_few_and_short() {
         let mut lease = Lease::new(Uuid::from_u128(1), false, at(0));
@@ -287,7 +371,7 @@ mod tests {
         let mut world = World::new();
         let claim = |process: u128| {
             let process = Uuid::from_u128(process * 77);
-            Claim { term: 5, process, hindered: vec![] }
+            Claim { term: 5, process, hindered: vec![], hears: 0, number: 0 }
         };
         world.leases[0].known = Some((claim(1), at(0)));
         world.leases[1].known = Some((claim(2), at(0)));

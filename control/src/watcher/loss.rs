@@ -53,17 +53,18 @@ pub(super) struct Presence {
 
 impl Presence {
     pub(super) fn of(
-        state: &State,
-        nodes: &Nodes,
+        (state, nodes): (&State, &Nodes),
         site: SiteId,
-        silence: Duration,
+        (silence, serves_since): (Duration, Duration),
         now: Duration,
     ) -> Self {
         let mut presence = Presence::default();
         for (id, _) in state.nodes().filter(|(_, node)| node.site == site) {
             let (heard_at, limit) = match nodes.get(&id) {
                 Some(observed) => (observed.heard_at, observed.heard_at + silence),
-                None if holds_devices(state, id) => (Duration::ZERO, SETTLING.max(silence)),
+                None if holds_devices(state, id) => {
+                    (serves_since, serves_since + SETTLING.max(silence))
+                }
                 None => continue,
             };
             match now.checked_sub(limit) {

@@ -23,6 +23,7 @@ use crate::api::App;
 use crate::domain::State;
 use crate::domain::state::Group;
 use crate::observed::{Nodes, Observed, ObservedNode};
+use crate::secrets::Purpose;
 use crate::service::{Context, Done, FailoverCommitted, Service, unix_ms};
 use lease::{Claim, Lease};
 use loss::{Leaving, Presence, first_sign_of};
@@ -44,7 +45,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// A process that did not look for so long was not run: it was paused, or its machine was.
 const STOPPED_FOR: Duration = Duration::from_secs(1);
-/// After its start, nodes have this long to connect before they count as lost.
+/// From when they can be served on, nodes have this long to connect before they count as lost.
 const SETTLING: Duration = Duration::from_secs(5);
 /// How long the first sides that attest wait for the others, so that a site fails over as one.
 const GATHER_WITHIN: Duration = Duration::from_millis(300);
@@ -97,6 +98,8 @@ pub struct Watcher {
     rare_at: Duration,
 }
 
+    /// Since when this process can serve nodes, so that they can be heard at all.
+    pub(crate) serves_since: Duration,
 /// What it remembers of a site.
 #[derive(Clone, Copy, Debug, Default)]
 struct Watched {
@@ -123,6 +126,7 @@ impl Watcher {
             rare_at: Duration::ZERO,
         }
     }
+            serves_since: Duration::ZERO,
 
     /// What should be asked for now.
     pub fn assess(&mut self, state: &State, nodes: &Nodes, now: Now) -> Vec<Proposal> {
@@ -151,6 +155,14 @@ impl Watcher {
 
     fn silence(&self) -> Duration {
         Duration::from_millis(self.times.node_silence_ms)
+    /// How many nodes are heard.
+    fn hears(&self, state: &State, nodes: &Nodes, now: Duration) -> u32 {
+        let is_heard =
+            |node: &NodeId| nodes.get(node).is_some_and(|node| node.is_heard(now, self.silence()));
+        let heard = state.nodes().filter(|(node, _)| is_heard(node)).count();
+        u32::try_from(heard).unwrap_or(u32::MAX)
+    }
+
     }
 
     fn assess_site(
@@ -161,7 +173,8 @@ impl Watcher {
         now: Now,
         proposals: &mut Vec<Proposal>,
     ) {
-        let presence = Presence::of(state, nodes, id, self.silence(), now.since_start);
+        let presence =
+            Presence::of((state, nodes), id, (self.silence(), self.serves_since), now.since_start);
         let apart = self.silence() / ONE_LOSS_PART;
         let watched = self.sites.entry(id).or_default();
         if now.since_start < watched.not_before {
@@ -503,12 +516,21 @@ pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<
             );
             settles_until = now + watcher.silence();
         }
-        let is_fit = service.condition().borrow().trouble().is_none();
+        let state = service.state();
+        let hears = watcher.hears(&state, &observed.nodes(), now);
+        // Who hears nobody at all is cut off itself: it would call everyone lost.
+        let is_deaf = hears == 0 && state.nodes().any(|(node, _)| loss::holds_devices(&state, node));
+        let is_fit = service.condition().borrow().trouble().is_none() && !is_deaf;
+        lease.hears(hears);
+        // Until nodes can be served, that they do not come says nothing.
+        if crate::stream::cannot_serve(&app).is_some() {
+            watcher.serves_since = now;
+        }
         let reasons = safety.borrow().reasons.clone();
         watcher.may_act = reasons.is_empty();
         lease.is_hindered(&reasons);
         let (watches, claim) = lease.look(is_fit, now);
-        say(&exchange, claim).await;
+        say(&app, &exchange, claim).await;
         app.watch_holder.send_replace(lease.holder(now));
         let watches = watches && now >= settles_until;
         if std::mem::replace(&mut watcher.watches, watches) != watches {
@@ -524,11 +546,11 @@ pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<
             let refused = loop {
                 tokio::select! {
                     refused = &mut proposing => break refused,
-                    message = claims.next() => heard(&mut lease, &message, observed.now()),
+                    message = claims.next() => heard(&app, &mut lease, &message, observed.now()),
                     () = tokio::time::sleep(lease::RENEW_EVERY) => {
                         looked_at = observed.now();
                         let (_, claim) = lease.look(true, looked_at);
-                        say(&exchange, claim).await;
+                        say(&app, &exchange, claim).await;
                         // An answer that does not come in time will not be the last.
                         if !exchange.is_alone() && service.condition().borrow().trouble().is_some() {
                             break None;
@@ -552,24 +574,28 @@ pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<
         loop {
             tokio::select! {
                 () = &mut something => break,
-                message = claims.next() => heard(&mut lease, &message, observed.now()),
+                message = claims.next() => heard(&app, &mut lease, &message, observed.now()),
                 _ = stop.changed() => return,
             }
         }
     }
 }
 
-async fn say(exchange: &Exchange, claim: Option<Claim>) {
-    if let Some(claim) = claim {
-        let said = postcard::to_stdvec(&claim).expect("plain fields serialise");
-        exchange.say(Topic::Watch, said).await;
+/// Says a claim, sealed: whoever may only speak on the exchange could keep everyone from watching.
+async fn say(app: &App, exchange: &Exchange, claim: Option<Claim>) {
+    let Some(claim) = claim else { return };
+    let said = postcard::to_stdvec(&claim).expect("plain fields serialise");
+    match app.secrets.seal(Purpose::Watch, &said) {
+        Ok(sealed) => exchange.say(Topic::Watch, sealed).await,
+        Err(error) => tracing::error!(%error, "others are not told who watches"),
     }
 }
 
-fn heard(lease: &mut Lease, message: &[u8], now: Duration) {
-    match postcard::from_bytes(message) {
-        Ok(claim) => lease.heard(claim, now),
-        Err(error) => tracing::debug!(%error, "a message about the watch is passed over"),
+fn heard(app: &App, lease: &mut Lease, message: &[u8], now: Duration) {
+    let claim = app.secrets.unseal(Purpose::Watch, message);
+    match claim.and_then(|claim| postcard::from_bytes(&claim).ok()) {
+        Some(claim) => lease.heard(claim, now),
+        None => tracing::debug!("a message about the watch is of no process of this cluster"),
     }
 }
 

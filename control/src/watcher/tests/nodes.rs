@@ -207,3 +207,17 @@ fn a_dead_node_that_a_restarted_control_process_never_heard_is_failed_over() {
     let Event::FailoverDecided { evidence, .. } = &events[0] else { panic!("{events:?}") };
     assert_eq!(evidence.decided_unix_ms - evidence.first_sign_unix_ms, 5_000);
 }
+
+/// Control processes start one after the other; until a majority of them signs, none serves nodes.
+#[test]
+fn nodes_that_could_not_be_served_before_are_not_lost() {
+    let mut world = World::new(FailoverMode::Automatic);
+    world.watcher = Watcher::new(Times::default());
+    world.observed.clear();
+    world.now = Duration::from_secs(60);
+    world.watcher.serves_since = world.now;
+    world.pass(SETTLING - Duration::from_millis(1));
+    assert!(world.assess().is_empty(), "they may yet come");
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.assess().len(), 2);
+}
