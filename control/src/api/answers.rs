@@ -7,8 +7,8 @@ use voute_schemas::contract::{
     GroupRole, LegState, LinkStatus, OpeningReport, ResyncProgress, VerifyProgress,
 };
 use voute_schemas::event::{
-    BlockRange, Event, FailoverEvidence, FailoverPhases, PolicyRules, Presentation, Role, SiteCondition,
-    SiteKind, VerifyEvidence,
+    BlockRange, Event, FailoverEvidence, FailoverPhases, PolicyRules, Presentation, Role,
+    SiteCondition, SiteKind, VerifyEvidence,
 };
 use voute_schemas::ids::*;
 use voute_schemas::place::{Locator, Portals};

@@ -189,11 +189,7 @@ fn metrics_of_content(metrics: &mut Metrics, sight: &Sight<'_>) {
     metrics.family("voute_volume_differing_regions", "gauge", help);
     for volume in checked() {
         let labels = [("volume", volume.name.as_str())];
-        metrics.sample(
-            "voute_volume_differing_regions",
-            &labels,
-            volume.check.differing_regions(),
-        );
+        metrics.sample("voute_volume_differing_regions", &labels, volume.check.differing_regions());
     }
     metrics.family("voute_volume_lost_bytes", "gauge", "Bytes that no leg of a volume can read");
     for volume in checked() {
@@ -281,7 +277,8 @@ mod tests {
             let mut metrics = Metrics(String::new());
             metrics_of_condition(&mut metrics, &condition);
             for kind in ["log-trouble", "stopped", "unsigned", "disputed"] {
-                let line = format!("voute_condition{{kind=\"{kind}\"}} {}\n", u8::from(kind == wrong));
+                let line =
+                    format!("voute_condition{{kind=\"{kind}\"}} {}\n", u8::from(kind == wrong));
                 assert!(metrics.0.contains(&line), "{wrong}: {}", metrics.0);
             }
             let (status, text) = health_of(&condition);

@@ -561,11 +561,13 @@ async fn a_host_with_nvme_keys_reaches_the_nodes_with_them_resolved() {
         .await;
     // Nothing is taken away by leaving it out.
     for body in [json!({}), json!({"secret": "town"})] {
-        let answer = pair.control.send("PUT", "/v1/hosts/town/keys?plan=true", &[], Some(body)).await;
+        let answer =
+            pair.control.send("PUT", "/v1/hosts/town/keys?plan=true", &[], Some(body)).await;
         assert!((400..500).contains(&answer.status), "{}", answer.text);
     }
     let nothing = json!({"secret": null, "target_secret": null});
-    let answer = pair.control.send("PUT", "/v1/hosts/town/keys?plan=true", &[], Some(nothing)).await;
+    let answer =
+        pair.control.send("PUT", "/v1/hosts/town/keys?plan=true", &[], Some(nothing)).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     let warnings = answer.body["warnings"].to_string();
     assert!(warnings.contains("by its name alone") && warnings.contains("ours"), "{warnings}");

@@ -633,8 +633,7 @@ mod tests {
 
     #[test]
     fn every_verb_turns_to_the_next_address_when_the_first_is_down() {
-        let follows =
-            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 8\r\n\r\ndata: 1\n";
+        let follows = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 8\r\n\r\ndata: 1\n";
         let gone = answer("404 Not Found", r#"{"code":"unknown-secret","message":"m","hint":""}"#);
         let (api, thread) = server(vec![
             answer("200 OK", ""),
@@ -652,11 +651,12 @@ mod tests {
         let plans = Client { plan: true, ..fresh() };
         plans.post("/v1/sites", &serde_json::json!({})).expect("a plan");
         let mut heard = Vec::new();
-        fresh().follow("/v1/feed", |data| {
-            heard.push(data.to_owned());
-            true
-        })
-        .expect("it begins at the second");
+        fresh()
+            .follow("/v1/feed", |data| {
+                heard.push(data.to_owned());
+                true
+            })
+            .expect("it begins at the second");
         assert_eq!(heard, ["1"]);
         let requests = thread.join().expect("server");
         let verbs: Vec<&str> =

@@ -173,7 +173,9 @@ fn read_secret(file: Option<&Path>) -> anyhow::Result<String> {
 fn one_line(text: &str) -> anyhow::Result<String> {
     let line = text.trim_end_matches(['\r', '\n']);
     if text.len() as u64 > SECRET_BYTES_MAX || line.contains(['\r', '\n']) {
-        bail!("a secret is one line of at most {SECRET_BYTES_MAX} bytes; give a file with that alone");
+        bail!(
+            "a secret is one line of at most {SECRET_BYTES_MAX} bytes; give a file with that alone"
+        );
     }
     Ok(line.to_owned())
 }

@@ -16,7 +16,8 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Instant;
 use voute_control::api::answers::{
-    AuditPage, Changed, CommitView, FailoverView, StatusView, Verification, VolumeHealth, VolumeView,
+    AuditPage, Changed, CommitView, FailoverView, StatusView, Verification, VolumeHealth,
+    VolumeView,
 };
 use voute_control::api::requests::{AuditQuery, FailOverSite, LIST_MAX};
 use voute_schemas::event::LeftBehind;
@@ -145,11 +146,8 @@ impl Session<'_> {
         let words = format!("{} volume(s) move, {left_behind_total} stay", moved.len());
         if self.options.output != OutputFormat::Json {
             line(&words);
-            let names = if left_behind.is_empty() {
-                Names::default()
-            } else {
-                Names::load(&self.client)?
-            };
+            let names =
+                if left_behind.is_empty() { Names::default() } else { Names::load(&self.client)? };
             for left in left_behind {
                 line(&format!("left behind: {}: {}", names.of(&left.group), plain(&left.cause)));
             }
@@ -278,7 +276,9 @@ impl Session<'_> {
                         broken.push(format!("{}: {}", client.api(), found.detail));
                     }
                 }
-                Err(error @ (ApiError::Unreachable { .. } | ApiError::Refused { status: 503, .. })) => {
+                Err(
+                    error @ (ApiError::Unreachable { .. } | ApiError::Refused { status: 503, .. }),
+                ) => {
                     unproven.push(format!("{}: {error}", client.api()));
                 }
                 Err(error) => return Err(error.into()),
