@@ -249,8 +249,8 @@ pub enum Escalation {
     Verified { group: GroupId, epoch: Epoch, volume: VolumeId, run: u64, evidence: VerifyEvidence },
     /// By the owner: no copy of these blocks can be read.
     BlocksLost { group: GroupId, epoch: Epoch, volume: VolumeId, ranges: Vec<BlockRange> },
-    /// By a node with an in-sync side: a host wants it to own (SET TARGET PORT GROUPS).
-    WantOwner { group: GroupId, epoch: Epoch },
+    /// By a node with an in-sync side: the host of this iSCSI name wants it to own (SET TARGET PORT GROUPS).
+    WantOwner { group: GroupId, epoch: Epoch, host: String },
 }
 
 impl Command {

@@ -536,6 +536,11 @@ pub enum MoveKind {
         /// In words.
         cause: String,
     },
+    /// A host asked for it (SET TARGET PORT GROUPS). Both sides stay in sync.
+    AskedByHost {
+        /// Which, if its name was known then.
+        host: Option<HostId>,
+    },
 }
 
 /// What a side vouches for before it may take over.

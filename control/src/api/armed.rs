@@ -138,6 +138,8 @@ mod tests {
             volumes: vec![],
             policy: None,
             confirmed_incarnation: None,
+            owner_since_unix_ms: None,
+            moved_when_asked: false,
         };
         let safety = Safety {
             reasons: vec!["it does not flush before it acknowledges".to_owned()],

@@ -20,6 +20,17 @@ pub fn evolve(state: &mut State, position: Epoch, commit: &Commit) {
     state.core.position = position;
     remember_key(state, position.sequence, commit);
     apply(state, position, commit.events());
+    for event in commit.events() {
+        if let Event::OwnerMoved { group, kind, .. } = event {
+            change(&mut state.core.groups, *group, |group| {
+                group.owner_since_unix_ms = Some(commit.time_unix_ms);
+                group.moved_when_asked = match kind {
+                    MoveKind::Planned | MoveKind::AskedByHost { .. } => true,
+                    MoveKind::Unplanned { .. } | MoveKind::HandedOver { .. } => false,
+                };
+            });
+        }
+    }
 }
 
 /// The events of one commit, in order.
@@ -168,6 +179,7 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
                 number: *number,
                 size_bytes: *size_bytes,
                 block_bytes: *block_bytes,
+                presentation: Presentation::default(),
                 legs: legs.iter().map(Leg::new).collect(),
                 check: Check::default(),
             };
@@ -179,7 +191,8 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
                 volumes: vec![*volume],
                 policy: *policy,
                 confirmed_incarnation: None,
-                presentation: Presentation::default(),
+                owner_since_unix_ms: None,
+                moved_when_asked: false,
             };
             add(&mut core.volumes, &mut names.volumes, *volume, name, created);
             core.volume_number_last = core.volume_number_last.max(*number);
@@ -192,6 +205,9 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
         }
         Event::VolumeResized { volume, size_bytes, legs } => {
             resize_volume(state, *volume, *size_bytes, legs);
+        }
+        Event::VolumePresented { volume, presentation } => {
+            change(&mut core.volumes, *volume, |volume| volume.presentation = *presentation);
         }
         Event::VerifyRequested { volume, repair, requested_unix_ms } => {
             let under_way = CheckRun { run: position.sequence, repair: *repair };
@@ -210,9 +226,6 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
                     volume.check.lost.clear();
                 }
                 volume.check.last = Some(last);
-        Event::VolumePresented { volume, presentation } => {
-            change(&mut core.volumes, *volume, |volume| volume.presentation = *presentation);
-        }
             });
         }
         Event::BlocksLost { volume, ranges } => {
@@ -250,7 +263,7 @@ fn apply_one(state: &mut State, position: Epoch, event: &Event, all: &[Event]) {
             change_authority(state, *group, position, |group| {
                 match kind {
                     _ if mutant::is_active(Mutant::TakeoverDetachesNobody) => {}
-                    MoveKind::Planned => {}
+                    MoveKind::Planned | MoveKind::AskedByHost { .. } => {}
                     MoveKind::Unplanned { .. } | MoveKind::HandedOver { .. } => {
                         set_in_sync(group, |side| side.node == *from, false, position);
                     }

@@ -19,7 +19,7 @@ pub mod state;
 mod tests;
 
 pub use decide::decide;
-pub use decide::escalations::decide_escalations;
+pub use decide::escalations::{decide_escalations, decide_escalations_at};
 pub use evolve::evolve;
 pub use refusal::Refusal;
 pub use spec::{NodeContent, SpecInputs, Touched, node_changes, node_spec, touched};

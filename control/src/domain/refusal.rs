@@ -171,6 +171,8 @@ pub enum Refusal {
         "the legs of group {group} at site {site} are not all formatted yet: wait for their node"
     )]
     NotFormatted { group: GroupId, site: Name },
+    #[error("no host moves group {group} now, since {why}: `voute volume move` does")]
+    HostsMayNotMove { group: GroupId, why: String },
     #[error("nothing can move away from site {site}: {why}")]
     NothingToMove { site: Name, why: String },
 
@@ -253,6 +255,7 @@ impl Refusal {
             Refusal::AlreadyOwner { .. } => "already-owner",
             Refusal::NotInSync { .. } => "not-in-sync",
             Refusal::NotFormatted { .. } => "not-formatted",
+            Refusal::HostsMayNotMove { .. } => "hosts-may-not-move",
             Refusal::NothingToMove { .. } => "nothing-to-move",
             Refusal::StaleEpoch { .. } => "stale-epoch",
             Refusal::NotOwner { .. } => "not-owner",

@@ -31,7 +31,7 @@ pub const FAILOVERS_MAX: usize = 1_000;
 /// Most nodes of a cluster: their numbers are 1 to this.
 pub const NODES_MAX: u16 = 200;
 /// Layout of [`State::encode`]. Raised whenever a field of the state changes.
-pub const SNAPSHOT_FORMAT: u32 = 5;
+pub const SNAPSHOT_FORMAT: u32 = 6;
 
 /// The state at one position of the log.
 #[derive(Clone, Debug, Default)]
@@ -217,6 +217,11 @@ pub struct Group {
     pub policy: Option<PolicyId>,
     /// Highest start of the present owner that was confirmed to still own.
     pub confirmed_incarnation: Option<u64>,
+    /// Wall time of the commit that last changed its owner; `None`: it has its first one.
+    pub owner_since_unix_ms: Option<u64>,
+    /// Whether that was because somebody asked for it, an operator, a policy or a host, rather than because
+    /// its owner was lost.
+    pub moved_when_asked: bool,
 }
 
 /// A group's legs at one site.
@@ -245,13 +250,13 @@ pub struct Volume {
     pub size_bytes: u64,
     /// Logical block, bytes.
     pub block_bytes: u32,
+    /// What hosts are told of how it keeps its blocks.
+    pub presentation: Presentation,
     /// One or two.
     pub legs: Vec<Leg>,
     /// What is known of its legs being equal.
     pub check: Check,
 }
-    /// What hosts are told of how it keeps its blocks.
-    pub presentation: Presentation,
 
 /// What is known of a volume's legs being equal.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

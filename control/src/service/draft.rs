@@ -3,7 +3,7 @@
 //! Order within one append: what goes first, the rest, then refusals, which change nothing.
 
 use super::queue::{Answer, Done, Job, Work};
-use crate::domain::{Refusal, State, decide, decide_escalations, evolve};
+use crate::domain::{Refusal, State, decide, decide_escalations_at, evolve};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -159,7 +159,8 @@ impl Drafting {
                 Err(refusal) => refused(refusal.code().to_owned(), refusal.to_string()),
             },
             Work::Escalations { node, requests } => {
-                let mut results = decide_escalations(&self.state, *node, requests);
+                let mut results =
+                    decide_escalations_at(&self.state, *node, requests, self.time_unix_ms);
                 if job.is_vouched_long_ago() {
                     let vouched = results.iter_mut().zip(requests);
                     vouched

@@ -58,6 +58,8 @@ const RECORD_STRANDED_AFTER: Duration = Duration::from_secs(10);
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// A node must be back this long before groups move to it.
 const FAILBACK_AFTER: Duration = Duration::from_secs(5);
+/// A group that somebody asked to be elsewhere does not go back by itself before this, or a longer hold-down.
+const LEFT_ALONE: Duration = Duration::from_secs(600);
 /// A node's word holds for so many heartbeats.
 const SPEAKS_WITHIN: u32 = 4;
 /// How often failbacks and evacuations are looked for; they are not urgent.
@@ -289,8 +291,14 @@ impl Watcher {
                 let is_away = group.owner_side()?.site != site && group.is_whole();
                 let back = is_away.then(|| nodes.get(&group.side(site)?.node))??;
                 let stable = now.since_start.checked_sub(back.connected_since?)?;
+                let left_alone_ms = milliseconds(LEFT_ALONE.max(hold_down));
+                let was_asked = group.moved_when_asked
+                    && group
+                        .owner_since_unix_ms
+                        .is_some_and(|at| at.abs_diff(now.unix_ms) < left_alone_ms);
                 let ready = ready_side(state, nodes, id, group, self.silence(), now.since_start)?;
-                let may = ready == site && stable >= FAILBACK_AFTER.max(hold_down);
+                let may =
+                    ready == site && !was_asked && stable >= FAILBACK_AFTER.max(hold_down);
                 may.then(|| planned_move(id, site, "policy: its preferred site is in sync again"))
             })
             .take(MOVES_MAX)

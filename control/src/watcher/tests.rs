@@ -150,7 +150,7 @@ impl World {
             sequence: before.sequence.next(),
             previous: before.hash,
             id: CommitId::generate(),
-            time_unix_ms: 0,
+            time_unix_ms: 1_000_000 + milliseconds(self.now),
             actor: Actor::System,
             origin: Origin::Policy,
             source: None,
@@ -476,6 +476,19 @@ fn groups_fail_back_only_where_the_policy_says_so_and_the_node_stayed() {
         world.says(node, false);
     }
     assert!(world.assess().is_empty(), "it is where it should be");
+    // Where somebody wants it now, it stays for a while.
+    world.give(Command::MoveOwner { group: world.group, to: world.sites[0] });
+    let stay = |world: &mut World, time| {
+        world.pass(time);
+        for node in world.nodes {
+            world.heard(node);
+            world.says(node, false);
+        }
+    };
+    stay(&mut world, LEFT_ALONE - RARE_INTERVAL);
+    assert!(world.assess().is_empty(), "it was moved there on purpose");
+    stay(&mut world, RARE_INTERVAL);
+    world.take_only("MoveOwner");
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub fn event_words(event: &Event, names: &Names) -> String {
             if resync.full { " (all of it)" } else { "" }
         ),
         Event::OwnerMoved { group, from, to, kind } => {
-            format!("{} moved from {} to {}, {}", of(group), of(from), of(to), move_words(kind))
+            format!("{} moved from {} to {}, {}", of(group), of(from), of(to), move_words(kind, names))
         }
         Event::OwnerConfirmed { group, node, .. } => {
             format!("{} confirmed as owner of {}", of(node), of(group))
@@ -204,13 +204,17 @@ fn detach_words(cause: &DetachCause) -> String {
     }
 }
 
-fn move_words(kind: &MoveKind) -> String {
+fn move_words(kind: &MoveKind, names: &Names) -> String {
     match kind {
         MoveKind::Planned => "planned".to_owned(),
         MoveKind::Unplanned { attestation } => {
             format!("unplanned, after {} ms of silence of the old owner", attestation.silent_ms)
         }
         MoveKind::HandedOver { cause } => format!("handed over{}", because(cause)),
+        MoveKind::AskedByHost { host: Some(host) } => {
+            format!("planned, asked for by host {}", names.of(host))
+        }
+        MoveKind::AskedByHost { host: None } => "planned, asked for by a host".to_owned(),
     }
 }
 

@@ -40,7 +40,7 @@ variants!(CONDITION_SOURCES, condition_source, ConditionSource: Watcher Signal);
 variants!(FAILOVER_MODES, failover_mode, FailoverMode: Automatic OnSignal Manual);
 variants!(DETACH_CAUSES, detach_cause, DetachCause:
     Unreachable DeviceError ContentLost Requested);
-variants!(MOVE_KINDS, move_kind, MoveKind: Planned Unplanned HandedOver);
+variants!(MOVE_KINDS, move_kind, MoveKind: Planned Unplanned HandedOver AskedByHost);
 variants!(LOCATORS, locator, Locator: Memory File Block RemoteNamespace);
 variants!(ACTORS, actor, Actor: System Credential Node);
 variants!(ORIGINS, origin, Origin: CommandLine Api Console Node Policy Genesis);
@@ -379,6 +379,7 @@ pub(crate) fn event_samples() -> Vec<Event> {
         moved(MoveKind::Planned),
         moved(MoveKind::Unplanned { attestation: attestation() }),
         moved(MoveKind::HandedOver { cause: "its own device failed".into() }),
+        moved(MoveKind::AskedByHost { host: Some(HostId(id(1_000))) }),
     ]);
     samples
 }

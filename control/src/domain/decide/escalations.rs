@@ -3,13 +3,16 @@
 use super::*;
 use crate::domain::evolve::apply;
 use voute_schemas::command::Escalation;
-use voute_schemas::event::{DetachCause, MoveKind, ResyncEvidence};
+use voute_schemas::event::{DetachCause, FailoverMode, MoveKind, ResyncEvidence, SiteCondition};
 use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::place::DEVICE_HEADER_BYTES;
 use voute_schemas::{Epoch, Hash};
 
 /// Longest text from a node that is kept, bytes: thousands of them go into one commit.
 const TEXT_BYTES_MAX: usize = 160;
+/// A group whose owner changed is not moved by a host for so long: each of two hosts that reach one side
+/// only would have it to itself.
+const HOST_MOVES_APART_MS: u64 = 20_000;
 /// Largest logical block of a device, bytes: that of the largest volume block.
 const BLOCK_BYTES_MAX: u32 = 4_096;
 
@@ -23,12 +26,23 @@ pub fn decide_escalations(
     node: NodeId,
     requests: &[Escalation],
 ) -> Vec<Result<Vec<Event>, Refusal>> {
+    decide_escalations_at(state, node, requests, u64::MAX)
+}
+
+/// The same at a time, milliseconds since 1970: hosts do not move a group to and fro.
+#[must_use]
+pub fn decide_escalations_at(
+    state: &State,
+    node: NodeId,
+    requests: &[Escalation],
+    now_unix_ms: u64,
+) -> Vec<Result<Vec<Event>, Refusal>> {
     // No node can know the hash of the commit to come, so that nothing in this batch can name its
     // epoch.
     let coming = Epoch { sequence: state.position().sequence.next(), hash: Hash::ZERO };
     let mut scratch = state.clone();
     let mut decide_next = |request| {
-        let events = decide_one(&scratch, node, request)?;
+        let events = decide_one(&scratch, node, request, now_unix_ms)?;
         apply(&mut scratch, coming, &events);
         Ok(events)
     };
@@ -59,7 +73,12 @@ pub(super) fn decide_together(
     }
 }
 
-fn decide_one(state: &State, node: NodeId, request: &Escalation) -> Result<Vec<Event>, Refusal> {
+fn decide_one(
+    state: &State,
+    node: NodeId,
+    request: &Escalation,
+    now_unix_ms: u64,
+) -> Result<Vec<Event>, Refusal> {
     if state.cluster().is_none() {
         return Err(Refusal::NoCluster);
     }
@@ -89,7 +108,9 @@ fn decide_one(state: &State, node: NodeId, request: &Escalation) -> Result<Vec<E
             let it = own_volume(state, node, (*group, *epoch), *volume)?;
             Ok(checks::verified((*volume, it), *run, evidence))
         }
-        Escalation::WantOwner { group, epoch } => want_owner(state, node, (*group, *epoch)),
+        Escalation::WantOwner { group, epoch, host } => {
+            want_owner(state, node, (*group, *epoch), host, now_unix_ms)
+        }
         Escalation::BlocksLost { group, epoch, volume, ranges } => {
             let it = own_volume(state, node, (*group, *epoch), *volume)?;
             Ok(checks::blocks_lost((*volume, it), ranges))
@@ -277,12 +298,14 @@ fn hand_over(
     Ok(vec![Event::OwnerMoved { group: asked.0, from: node, to, kind }])
 }
 
-/// A planned move that the node which is to own asks for. Of the epoch that its host saw: a move that
-/// came meanwhile is not undone.
+/// A planned move that the node which is to own asks for, because a host does. Of the epoch that its host
+/// saw: a move that came meanwhile is not undone. What the operator says goes before a host's wish.
 fn want_owner(
     state: &State,
     node: NodeId,
     (id, epoch): (GroupId, Epoch),
+    host: &str,
+    now_unix_ms: u64,
 ) -> Result<Vec<Event>, Refusal> {
     let group = known_group(state, id)?;
     if group.owner == node {
@@ -293,7 +316,31 @@ fn want_owner(
     }
     let side = group.sides.iter().find(|side| side.node == node);
     let site = side.ok_or(Refusal::NoOtherSide { group: id })?.site;
-    failovers::move_owner(state, id, site)
+    let policy = group.policy.and_then(|policy| state.policy(policy));
+    if let Some(policy) = policy.filter(|policy| policy.rules.mode == FailoverMode::Manual) {
+        return Err(Refusal::HostsMayNotMove {
+            group: id,
+            why: format!("its policy {} moves it only when told", policy.name),
+        });
+    }
+    let known = known_site(state, site)?;
+    if known.condition != SiteCondition::Normal {
+        let why = format!("site {} is {:?}", known.name, known.condition);
+        return Err(Refusal::HostsMayNotMove { group: id, why });
+    }
+    // Clocks of control processes differ, both ways.
+    let moved_lately = |at: u64| at.abs_diff(now_unix_ms) < HOST_MOVES_APART_MS;
+    if group.owner_since_unix_ms.is_some_and(moved_lately) {
+        let why = format!("it was moved less than {} s ago", HOST_MOVES_APART_MS / 1_000);
+        return Err(Refusal::HostsMayNotMove { group: id, why });
+    }
+    let mut events = failovers::move_owner(state, id, site)?;
+    for event in &mut events {
+        if let Event::OwnerMoved { kind, .. } = event {
+            *kind = MoveKind::AskedByHost { host: state.host_of_identity(host) };
+        }
+    }
+    Ok(events)
 }
 
 fn confirm_owner(

@@ -1,5 +1,5 @@
 use super::world::*;
-use crate::domain::{Refusal, decide, decide_escalations};
+use crate::domain::{Refusal, decide, decide_escalations, decide_escalations_at};
 use voute_schemas::command::{Command, Escalation};
 use voute_schemas::commit::{COMMIT_BYTES_MAX, Outcome};
 use voute_schemas::contract::ESCALATIONS_MAX;
@@ -127,16 +127,70 @@ fn an_owner_hands_over_to_the_other_in_sync_side_and_leaves() {
 
 #[test]
 fn a_node_gets_a_group_that_a_host_wants_there_only_in_sync_and_at_the_epoch_that_it_saw() {
-    let want = |epoch| Escalation::WantOwner { group: GROUP, epoch };
-    let mut world = World::with_volume();
+    let want = |epoch| {
+        let host = "nqn.2014-08.org.nvmexpress:uuid:1".to_owned();
+        Escalation::WantOwner { group: GROUP, epoch, host }
+    };
+    let mut world = World::with_host();
     let epoch = world.epoch();
-    let moved = |from, to| Event::OwnerMoved { group: GROUP, from, to, kind: MoveKind::Planned };
+    let kind = MoveKind::AskedByHost { host: Some(HOST) };
+    let moved = |from, to| Event::OwnerMoved { group: GROUP, from, to, kind: kind.clone() };
     assert_eq!(world.asks(NODE_B, want(epoch)), [moved(NODE_A, NODE_B)]);
     assert_eq!(world.asks(NODE_B, want(epoch)), [], "it is so already");
     assert_eq!(world.denies(NODE_A, want(epoch)), "stale-epoch", "another's move is not undone");
     let (epoch, cause) = (world.epoch(), DetachCause::Unreachable);
     world.asks(NODE_B, Escalation::DetachSide { group: GROUP, epoch, site: SITE_A, cause });
     assert_eq!(world.denies(NODE_A, want(world.epoch())), "not-in-sync");
+}
+
+#[test]
+fn a_host_does_not_override_the_operator_nor_another_host() {
+    let mut world = World::with_volume();
+    let want = |world: &World| Escalation::WantOwner {
+        group: GROUP,
+        epoch: world.epoch(),
+        host: "iqn.nobody".to_owned(),
+    };
+    let at = |world: &World, node, now_unix_ms| {
+        let decided = decide_escalations_at(&world.state, node, &[want(world)], now_unix_ms);
+        decided.into_iter().next().unwrap().map_err(|refusal| refusal.code())
+    };
+    // The commits of this world are of 1970. Whoever moved it: for 20 s it stays.
+    world.must(Command::MoveOwner { group: GROUP, to: SITE_B });
+    for now in [0, 19_999] {
+        assert_eq!(at(&world, NODE_A, now), Err("hosts-may-not-move"), "{now}");
+    }
+    let kind = MoveKind::AskedByHost { host: None };
+    let back = Event::OwnerMoved { group: GROUP, from: NODE_B, to: NODE_A, kind };
+    assert_eq!(at(&world, NODE_A, 20_000), Ok(vec![back.clone()]));
+    assert_eq!(world.asks(NODE_A, want(&world)), [back]);
+    assert_eq!(at(&world, NODE_B, 19_999), Err("hosts-may-not-move"), "nor to and fro");
+    // Not to a site that is being emptied, or is going.
+    for condition in [SiteCondition::Maintenance, SiteCondition::PowerLost, SiteCondition::Normal] {
+        world.must(Command::ReportSiteCondition {
+            site: SITE_B,
+            condition,
+            source: ConditionSource::Signal,
+            detail: String::new(),
+        });
+        assert_eq!(at(&world, NODE_B, u64::MAX).is_ok(), condition == SiteCondition::Normal);
+    }
+    // Nor what moves only when told.
+    let policy = PolicyId(uuid(44));
+    let rules = |mode| PolicyRules { mode, hold_down_ms: 0, preferred_site: None, failback: false };
+    let created = rules(FailoverMode::Manual);
+    let mut world = World::with_pools();
+    world.given(vec![Event::PolicyCreated { policy, name: name("told"), rules: created }]);
+    let mut volume = create_volume(MIB);
+    if let Command::CreateVolume { policy: of_volume, .. } = &mut volume {
+        *of_volume = Some(policy);
+    }
+    world.must(volume);
+    let formatted = |leg| Event::LegFormatted { leg };
+    world.given(vec![formatted(LEG_A), formatted(LEG_B)]);
+    assert_eq!(at(&world, NODE_B, u64::MAX), Err("hosts-may-not-move"));
+    world.given(vec![Event::PolicyChanged { policy, rules: rules(FailoverMode::OnSignal) }]);
+    assert!(at(&world, NODE_B, u64::MAX).is_ok());
 }
 
 #[test]

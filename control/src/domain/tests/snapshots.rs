@@ -101,6 +101,6 @@ fn the_digest_of_a_history_is_frozen() {
     }]);
     assert_eq!(
         world.state.digest().to_string(),
-        "f2bbc7f19aec26151e0bc2aef571d47db7687ec304dca3d02850373d3c0e2142"
+        "8eee79ddffcc7696185e70ac824045ffcfbfe2bb5f5af76f7fb14a8d30cbe2d7"
     );
 }

@@ -93,8 +93,10 @@ impl Reactor {
             if !self.moves.may_ask(group, now) {
                 return self.move_is_over(connection, tag, false);
             }
-            tracing::info!(%group, "a host asks this node to own");
-            self.tell_agent(FromReactor::Escalate(shard, Escalation::WantOwner { group, epoch }));
+            let host = self.host_name(connection);
+            tracing::info!(%group, host, "a host asks this node to own");
+            let want = Escalation::WantOwner { group, epoch, host };
+            self.tell_agent(FromReactor::Escalate(shard, want));
         }
         if self.moves.waiting.len() >= WAITING_MAX {
             return self.move_is_over(connection, tag, false);
@@ -131,6 +133,14 @@ impl Reactor {
     pub(super) fn forget_move(&mut self, group: GroupId) {
         for (connection, tag) in self.moves.take(|one| one.group == group) {
             self.move_is_over(connection, tag, false);
+        }
+    }
+
+    /// The iSCSI name of a connection's host.
+    fn host_name(&mut self, id: ConnectionId) -> String {
+        match self.connection(id).map(|connection| &connection.protocol) {
+            Some(Protocol::Iscsi(host)) => host.host().unwrap_or_default().to_owned(),
+            _ => String::new(),
         }
     }
 

@@ -447,7 +447,7 @@ impl State {
                 self.verified.push(evidence.clone());
                 committed(self)
             }
-            Escalation::WantOwner { group, epoch } => {
+            Escalation::WantOwner { group, epoch, host: _ } => {
                 if self.groups[group].epoch != *epoch {
                     return refused("stale-epoch");
                 }
