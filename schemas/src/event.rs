@@ -577,11 +577,6 @@ pub struct HostKeys {
     pub target_secret: Option<Name>,
 }
 
-/// What a failover was decided on.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct FailoverEvidence {
-    /// The condition.
-    pub condition: SiteCondition,
 /// What a volume tells hosts of how it keeps its blocks. How it does keep them does not depend on it.
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema,
@@ -594,6 +589,11 @@ pub struct Presentation {
     pub physical_block_bytes: Option<u32>,
 }
 
+/// What a failover was decided on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FailoverEvidence {
+    /// The condition.
+    pub condition: SiteCondition,
     /// In words: what was seen, when.
     pub observed: String,
     /// Wall time of the first sign, milliseconds since 1970.

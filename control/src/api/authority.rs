@@ -235,6 +235,26 @@ pub(super) async fn secrets(State(app): State<App>) -> Result<Json<SecretNames>,
     in_store(&app, |secrets| secrets.names()).await.map(|names| Json(SecretNames { names }))
 }
 
+/// What to say of a secret that is not set, or not to be counted on yet.
+const NOTHING_DONE: &str = "nothing was changed";
+const DONE_HERE: &str = "it was changed here, and will be there once they are heard";
+/// How long the other control processes have to take in a secret.
+const AGREED_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// A secret that one process alone holds could be taken back by the others, who may know younger ones.
+async fn must_agree(app: &App, what: &str) -> Result<(), Failure> {
+    let sites = app.service.log_sites();
+    let is_sole = matches!(sites.as_slice(), [only] if only.is_own);
+    if is_sole || app.sharing.agrees(&sites, AGREED_WITHIN).await {
+        return Ok(());
+    }
+    let message = format!(
+        "no majority of the log's sites is known to hold the secrets that this control process holds: {what}"
+    );
+    let hint = "see who is heard (`voute log-site list`); repeating the request is safe";
+    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "secrets-differ", message, hint))
+}
+
 pub(super) async fn put_secret(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -256,30 +276,12 @@ pub(super) async fn put_secret(
     if change.query.plan {
         return secrets(State(app)).await;
     }
+    must_agree(&app, NOTHING_DONE).await?;
     tracing::info!(secret = %name, actor = ?change.context.actor, "a CHAP secret was set");
-/// What to say of a secret that is not set, or not to be counted on yet.
-const NOTHING_DONE: &str = "nothing was changed";
-const DONE_HERE: &str = "it was changed here, and will be there once they are heard";
-/// How long the other control processes have to take in a secret.
-const AGREED_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
-
-/// A secret that one process alone holds could be taken back by the others, who may know younger ones.
-async fn must_agree(app: &App, what: &str) -> Result<(), Failure> {
-    let sites = app.service.log_sites();
-    let is_sole = matches!(sites.as_slice(), [only] if only.is_own);
-    if is_sole || app.sharing.agrees(&sites, AGREED_WITHIN).await {
-        return Ok(());
-    }
-    let message = format!(
-        "no majority of the log's sites is known to hold the secrets that this control process holds: {what}"
-    );
-    let hint = "see who is heard (`voute log-site list`); repeating the request is safe";
-    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "secrets-differ", message, hint))
-}
-
     let entry = in_store(&app, move |secrets| secrets.put(name.as_str(), &secret)).await?;
     app.sharing.tell(entry).await;
     app.streams.renew_facts();
+    must_agree(&app, DONE_HERE).await?;
     secrets(State(app)).await
 }
 
@@ -298,14 +300,13 @@ pub(super) async fn delete_secret(
             StatusCode::CONFLICT,
             "in-use",
             format!("the secret {name} is proven by host {} or to it", host.name),
-    must_agree(&app, NOTHING_DONE).await?;
             "change the host first (`voute host change`, `voute host keys`)",
         ));
     }
     if change.query.plan {
-    must_agree(&app, DONE_HERE).await?;
         return secrets(State(app)).await;
     }
+    must_agree(&app, NOTHING_DONE).await?;
     tracing::info!(secret = %name, actor = ?change.context.actor, "a CHAP secret was deleted");
     let key = name.clone();
     let Some(entry) = in_store(&app, move |secrets| secrets.delete(&key)).await? else {
@@ -313,6 +314,7 @@ pub(super) async fn delete_secret(
     };
     app.sharing.tell(entry).await;
     app.streams.renew_facts();
+    must_agree(&app, DONE_HERE).await?;
     secrets(State(app)).await
 }
 
@@ -327,5 +329,3 @@ async fn in_store<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(move || act(&store)).await;
     done.map_err(|error| Failure::internal(&error))?.map_err(|error| Failure::internal(&error))
 }
-    must_agree(&app, NOTHING_DONE).await?;
-    must_agree(&app, DONE_HERE).await?;

@@ -254,6 +254,13 @@ fn volumes(routes: Routes) -> Routes {
             "Grows a volume",
             volumes::resize,
         )
+        .change::<PresentVolume, Changed, _, _>(
+            Put,
+            "/v1/volumes/{volume}/presentation",
+            Operator,
+            "Says what a volume tells hosts of how it keeps its blocks",
+            volumes::present,
+        )
         .change::<VerifyVolume, Changed, _, _>(
             Post,
             "/v1/volumes/{volume}/verification",
@@ -262,13 +269,6 @@ fn volumes(routes: Routes) -> Routes {
             checks::verify,
         )
         .get::<ScrubView, _, _>(
-        .change::<PresentVolume, Changed, _, _>(
-            Put,
-            "/v1/volumes/{volume}/presentation",
-            Operator,
-            "Says what a volume tells hosts of how it keeps its blocks",
-            volumes::present,
-        )
             "/v1/scrub",
             Viewer,
             "Says how often mirrored volumes are compared",

@@ -216,11 +216,11 @@ impl Sight<'_> {
             group: volume.group,
             size_bytes: volume.size_bytes,
             block_bytes: volume.block_bytes,
+            presentation: volume.presentation,
             policy: group
                 .policy
                 .map(|policy| named(policy, self.state.policy(policy).map(|policy| &policy.name))),
             health: self.health(volume, group),
-            presentation: volume.presentation,
             owner: self.node_named(group.owner),
             owner_site: owner_site.map_or_else(unknown, |site| self.site_named(site)),
             epoch: group.epoch,

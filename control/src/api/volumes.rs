@@ -11,9 +11,9 @@ use axum::Json;
 use axum::extract::{Path, State};
 use voute_schemas::Command;
 use voute_schemas::command::LegRequest;
+use voute_schemas::event::Presentation;
 use voute_schemas::ids::*;
 
-use voute_schemas::event::Presentation;
 pub(super) async fn list(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
@@ -63,8 +63,6 @@ pub(super) async fn resize(
     .await
 }
 
-pub(super) async fn delete(
-    State(app): State<App>,
 pub(super) async fn present(
     State(app): State<App>,
     Path(volume): Path<Reference>,
@@ -78,6 +76,8 @@ pub(super) async fn present(
     .await
 }
 
+pub(super) async fn delete(
+    State(app): State<App>,
     Path(reference): Path<Reference>,
     change: Change<()>,
 ) -> ChangeAnswer {

@@ -98,10 +98,10 @@ pub struct Watcher {
     sites: BTreeMap<SiteId, Watched>,
     pub(crate) failovers: BTreeMap<FailoverId, measure::UnderWay>,
     rare_at: Duration,
-}
-
     /// Since when this process can serve nodes, so that they can be heard at all.
     pub(crate) serves_since: Duration,
+}
+
 /// What it remembers of a site.
 #[derive(Clone, Copy, Debug, Default)]
 struct Watched {
@@ -126,9 +126,9 @@ impl Watcher {
             sites: BTreeMap::new(),
             failovers: BTreeMap::new(),
             rare_at: Duration::ZERO,
+            serves_since: Duration::ZERO,
         }
     }
-            serves_since: Duration::ZERO,
 
     /// What should be asked for now.
     pub fn assess(&mut self, state: &State, nodes: &Nodes, now: Now) -> Vec<Proposal> {
@@ -155,8 +155,6 @@ impl Watcher {
         self.sites.entry(site).or_default().not_before = now + REFUSED_PAUSE;
     }
 
-    fn silence(&self) -> Duration {
-        Duration::from_millis(self.times.node_silence_ms)
     /// How many nodes are heard.
     fn hears(&self, state: &State, nodes: &Nodes, now: Duration) -> u32 {
         let is_heard =
@@ -165,6 +163,8 @@ impl Watcher {
         u32::try_from(heard).unwrap_or(u32::MAX)
     }
 
+    fn silence(&self) -> Duration {
+        Duration::from_millis(self.times.node_silence_ms)
     }
 
     fn assess_site(
@@ -297,8 +297,7 @@ impl Watcher {
                         .owner_since_unix_ms
                         .is_some_and(|at| at.abs_diff(now.unix_ms) < left_alone_ms);
                 let ready = ready_side(state, nodes, id, group, self.silence(), now.since_start)?;
-                let may =
-                    ready == site && !was_asked && stable >= FAILBACK_AFTER.max(hold_down);
+                let may = ready == site && !was_asked && stable >= FAILBACK_AFTER.max(hold_down);
                 may.then(|| planned_move(id, site, "policy: its preferred site is in sync again"))
             })
             .take(MOVES_MAX)
@@ -527,7 +526,8 @@ pub(crate) async fn run(app: App, exchange: Exchange, mut stop: watch::Receiver<
         let state = service.state();
         let hears = watcher.hears(&state, &observed.nodes(), now);
         // Who hears nobody at all is cut off itself: it would call everyone lost.
-        let is_deaf = hears == 0 && state.nodes().any(|(node, _)| loss::holds_devices(&state, node));
+        let is_deaf =
+            hears == 0 && state.nodes().any(|(node, _)| loss::holds_devices(&state, node));
         let is_fit = service.condition().borrow().trouble().is_none() && !is_deaf;
         lease.hears(hears);
         // Until nodes can be served, that they do not come says nothing.

@@ -367,18 +367,18 @@ fn host_keys(host: &HostSpec) -> Option<Option<Arc<nvme::HostKeys>>> {
     }
 }
 
-/// A volume as it is mapped to one host.
-struct Mapped<'a> {
-    group: &'a GroupSpec,
-    volume: &'a VolumeSpec,
-    lun: u16,
-    read_only: bool,
 /// The block by which hosts are to align, bytes: never less than the volume's own.
 fn physical_block(volume: &VolumeSpec) -> u32 {
     let told = volume.presentation.physical_block_bytes.unwrap_or(volume.block_bytes);
     told.max(volume.block_bytes)
 }
 
+/// A volume as it is mapped to one host.
+struct Mapped<'a> {
+    group: &'a GroupSpec,
+    volume: &'a VolumeSpec,
+    lun: u16,
+    read_only: bool,
 }
 
 fn alua(access: Access) -> iscsi::AluaState {

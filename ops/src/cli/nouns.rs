@@ -774,6 +774,9 @@ Example, with what `voute control --data-dir DIR --show-key` prints on the new m
         /// Their keys.
         #[arg(value_name = "KEY", required = true)]
         keys: Vec<String>,
+        /// Even if one is not heard, or two sites result.
+        #[arg(long)]
+        force: bool,
     },
     /// Replace a site that is lost for ever: the new one is added, then the lost one removed
     Replace {
@@ -783,12 +786,18 @@ Example, with what `voute control --data-dir DIR --show-key` prints on the new m
         /// The key of the new one.
         #[arg(value_name = "KEY")]
         key: String,
+        /// Even if it is not heard.
+        #[arg(long)]
+        force: bool,
     },
     /// Remove sites, one after the other
     Remove {
         /// Their names.
         #[arg(value_name = "NAME", required = true)]
         names: Vec<String>,
+        /// Even if two sites result, or too few of those that stay are heard.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -810,16 +819,7 @@ pub enum SecretVerb {
     List,
     /// Forget a secret
     Remove {
-        /// Even if one is not heard, or two sites result.
-        #[arg(long)]
-        force: bool,
         /// Its name.
         name: Name,
     },
 }
-        /// Even if it is not heard.
-        #[arg(long)]
-        force: bool,
-        /// Even if two sites result, or too few of those that stay are heard.
-        #[arg(long)]
-        force: bool,
