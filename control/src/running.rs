@@ -378,7 +378,8 @@ async fn founded_by<L: Log>(log: &Arc<L>) -> Result<Option<ClusterId>, StartErro
     let first = log.read(Sequence(1), 1).await;
     let first = first.map_err(|error| StartError::Log(error.to_string()))?;
     let Some(first) = first.first() else { return Ok(None) };
-    let commit = Commit::decode(&first.bytes).map_err(|error| StartError::Log(error.to_string()))?;
+    let commit =
+        Commit::decode(&first.bytes).map_err(|error| StartError::Log(error.to_string()))?;
     let founded = commit.events().iter().find_map(|event| match event {
         Event::ClusterCreated { cluster, .. } => Some(*cluster),
         _ => None,
@@ -449,7 +450,8 @@ async fn record_reseeding(service: service::Service, name: String) {
         let Some(signed) = signed else { return };
         let command =
             Command::RecordReseeding { name: name.clone(), size: signed.size, root: signed.root };
-        let mut context = Context::system(Origin::Policy, "the register of what it signed was lost");
+        let mut context =
+            Context::system(Origin::Policy, "the register of what it signed was lost");
         // An answer that came too late was given all the same: asked again, it is recorded once.
         context.idempotency_key = Some(format!("reseeded-{name}-{}", signed.size));
         match service.submit(command, context).await {

@@ -338,7 +338,8 @@ impl Sight<'_> {
         let more = problems.len().saturating_sub(CONTENT_PROBLEMS_MAX);
         problems.truncate(CONTENT_PROBLEMS_MAX);
         if more > 0 {
-            problems.push(format!("{more} more problems with what volumes hold (`voute volume list`)"));
+            problems
+                .push(format!("{more} more problems with what volumes hold (`voute volume list`)"));
         }
         problems
     }

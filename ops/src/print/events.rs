@@ -100,7 +100,13 @@ pub fn event_words(event: &Event, names: &Names) -> String {
             if resync.full { " (all of it)" } else { "" }
         ),
         Event::OwnerMoved { group, from, to, kind } => {
-            format!("{} moved from {} to {}, {}", of(group), of(from), of(to), move_words(kind, names))
+            format!(
+                "{} moved from {} to {}, {}",
+                of(group),
+                of(from),
+                of(to),
+                move_words(kind, names)
+            )
         }
         Event::OwnerConfirmed { group, node, .. } => {
             format!("{} confirmed as owner of {}", of(node), of(group))
