@@ -107,6 +107,14 @@ pub enum Mutant {
     RecordsOnOneLeg,
     /// rule 10: a peer does not get the owner's record before it counts.
     RecordsNotCopied,
+    /// rule 14: an atomic write goes in place before its record is on disk.
+    RecordNotAwaited,
+    /// rule 14: the record of an atomic write is not retired before its answer.
+    RecordNotRetired,
+    /// rule 14: records that a leg has when it is opened are not carried out.
+    RecordsForgotten,
+    /// rule 14: what settles legs in sync is written in place at once.
+    SettlePastTheJournal,
     /// rule 1, A11: stand-in: a device is opened while an ended process's requests are in the kernel.
     KernelNotAwaited,
     /// rule 2, A4: stand-in: a device answers writes that a power cut still loses.
@@ -269,6 +277,26 @@ pub const MUTANTS: &[(Mutant, &str, &str)] = &[
         Mutant::RecordsNotCopied,
         "rule 10",
         "a peer does not get the owner's record before it counts",
+    ),
+    (
+        Mutant::RecordNotAwaited,
+        "rule 14",
+        "an atomic write goes in place before its record is on disk",
+    ),
+    (
+        Mutant::RecordNotRetired,
+        "rule 14",
+        "the record of an atomic write is not retired before its answer",
+    ),
+    (
+        Mutant::RecordsForgotten,
+        "rule 14",
+        "records that a leg has when it is opened are not carried out",
+    ),
+    (
+        Mutant::SettlePastTheJournal,
+        "rule 14",
+        "what settles legs in sync is written in place at once",
     ),
     (
         Mutant::KernelNotAwaited,

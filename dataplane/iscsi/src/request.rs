@@ -72,6 +72,15 @@ pub enum Operation {
         /// `blocks × block_size` bytes.
         data: Buffer,
     },
+    /// Write all of it or nothing, whatever power is lost meanwhile (WRITE ATOMIC).
+    WriteAtomic {
+        /// First block.
+        lba: u64,
+        /// Number of blocks, at least 1; they cross no multiple of the unit's `atomic_blocks`.
+        blocks: u32,
+        /// `blocks × block_size` bytes.
+        data: Buffer,
+    },
     /// Make all acknowledged writes durable.
     Flush,
     /// Make a range read as zeroes.
@@ -174,6 +183,7 @@ impl Operation {
     pub fn changes_data(&self) -> bool {
         match self {
             Operation::Write { .. }
+            | Operation::WriteAtomic { .. }
             | Operation::WriteZeroes { .. }
             | Operation::Deallocate { .. }
             | Operation::WriteAndCompare { .. }

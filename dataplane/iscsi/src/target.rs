@@ -132,7 +132,8 @@ pub struct LunView {
     pub thin: bool,
     /// What the volume writes best, bytes: its block size, or more in powers of two. Only told.
     pub physical_block_size: u32,
-    /// Most blocks that the volume writes all or not at all, also across a power cut; at least 1.
+    /// Most blocks that the volume writes all or not at all, also across a power cut, as long as they
+    /// cross no multiple of it; at least 1.
     pub atomic_blocks: u32,
 }
 
@@ -387,13 +388,13 @@ impl Target {
 }
 
 impl Registry {
-    /// The next session handle that is not zero and not in use; there are more handles than sessions.
     /// Whether there is no room for another session of this host.
     fn is_full(&self, key: &SessionKey) -> bool {
         let of_host = self.sessions.keys().filter(|other| other.initiator == key.initiator);
         self.sessions.len() >= SESSIONS_MAX || of_host.count() >= SESSIONS_PER_HOST_MAX
     }
 
+    /// The next session handle that is not zero and not in use; there are more handles than sessions.
     fn free_tsih(&mut self) -> u16 {
         loop {
             self.last_tsih = self.last_tsih.wrapping_add(1);

@@ -160,18 +160,23 @@ fn an_atomic_write_is_one_request_of_no_more_than_the_volume_promises() {
         let inquiry = wire.initiator.inquiry(0, Some(0xb0)).expect("window is open");
         assert_eq!(wire.wait(inquiry).data[44..48], promised.to_be_bytes());
         let whole = vec![7; 512 * promised as usize];
-        assert_eq!(write_atomic(&mut wire, 5, promised as u16, 0, &whole), CompletionStatus::Good);
-        assert_eq!(wire.read(5, promised).data, whole);
+        assert_eq!(write_atomic(&mut wire, 16, promised as u16, 0, &whole), CompletionStatus::Good);
+        assert_eq!(wire.read(16, promised).data, whole);
         let more = vec![8; whole.len() + 512];
-        let refused = write_atomic(&mut wire, 5, promised as u16 + 1, 0, &more);
+        let refused = write_atomic(&mut wire, 16, promised as u16 + 1, 0, &more);
         assert_eq!(sense(&refused), (5, 0x2400));
         // Not all of the data, or more of it; a boundary; beyond the end.
         for (blocks, boundary, data) in [(1, 0, &[9; 256][..]), (1, 0, &more), (1, 1, &[9; 512])] {
-            let refused = write_atomic(&mut wire, 5, blocks, boundary, data);
+            let refused = write_atomic(&mut wire, 16, blocks, boundary, data);
             assert_eq!(sense(&refused), (5, 0x2400));
         }
         assert_eq!(sense(&write_atomic(&mut wire, BLOCKS, 1, 0, &[9; 512])), (5, 0x2100));
-        assert_eq!(wire.read(5, promised).data, whole);
+        // No longer than promised, but from one unit into the next.
+        if promised > 1 {
+            let crossing = write_atomic(&mut wire, 23, 2, 0, &[9; 1024]);
+            assert_eq!(sense(&crossing), (5, 0x2400));
+        }
+        assert_eq!(wire.read(16, promised).data, whole);
     }
 }
 

@@ -42,6 +42,13 @@ pub enum HostOperation {
         /// What; at most [`TRANSFER_MAX`].
         data: Payload,
     },
+    /// Write all of `data` or nothing of it, whatever power is lost meanwhile.
+    WriteWhole {
+        /// To here.
+        offset: u64,
+        /// What; it crosses no multiple of the volume's [`atomic_unit`](crate::atomic_unit).
+        data: Payload,
+    },
     /// Make a range read as zero. Any length.
     Zero {
         /// From here.
@@ -51,7 +58,8 @@ pub enum HostOperation {
         /// The host no longer needs the space.
         deallocate: bool,
     },
-    /// Write only if the range holds `expected` (as long as `data`); atomic.
+    /// Write only if the range holds `expected` (as long as `data`), in one step for everybody else.
+    /// What is longer than a block and within an atomic unit is written as by `WriteWhole`.
     CompareAndWrite {
         /// Where.
         offset: u64,

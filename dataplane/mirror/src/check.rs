@@ -526,7 +526,11 @@ impl Owner {
         (job.sent_peer, job.sent_at) = (context.out.next_session(), context.now);
         let client = LinkClient::Owner(self.group, round, LinkPurpose::Check(job.sent_peer));
         let data = Arc::new(data);
-        context.out.link(client, node, LinkRequest::Write { volume, bar, offset, data });
+        context.out.link(
+            client,
+            node,
+            LinkRequest::Write { volume, bar, offset, data, whole: false },
+        );
     }
 
     fn write_to_own(&mut self, data: Buffer, keeper: &mut Keeper, context: &mut Context<'_>) {
@@ -540,7 +544,7 @@ impl Owner {
         job.step = Step::Mending;
         (job.sent_own, job.sent_at) = (context.out.next_session(), context.now);
         let client = Client::Owner(self.life, OwnerCall::Check(job.sent_own));
-        let operation = LegOperation::Write { offset, data: Arc::new(data) };
+        let operation = LegOperation::Write { offset, data: Arc::new(data), whole: false };
         keeper.start(number, bar, operation, client, context.out);
     }
 

@@ -14,6 +14,7 @@
 
 use crate::check::CHECK_CLAIM;
 use crate::claims::Claim;
+use crate::journal::atomic_unit;
 use crate::keeper::{Client, Keeper, LegFault, LegOperation, Why};
 use crate::link::{Bar, Control, ControlReply, LinkRefusal, LinkReply, LinkRequest};
 use crate::out::LinkClient;
@@ -25,6 +26,7 @@ use voute_buffer::Buffer;
 use voute_schemas::SiteId;
 use voute_schemas::contract::ResyncProgress;
 use voute_schemas::event::ResyncEvidence;
+use voute_schemas::mutant::{self, Mutant};
 
 /// Regions copied at a time when no host waits, and when some do: the floor.
 const WINDOW_IDLE: usize = 4;
@@ -96,7 +98,7 @@ pub(crate) struct Copier {
     total: u64,
     region_bytes: u64,
     finished: bool,
-    /// Bytes of which no copy can be read, and the regions in which they lie.
+    /// Bytes that this resync gave up, and the regions in which no copy of some can be read.
     lost_bytes: u64,
     lost_in: BTreeSet<(usize, u64)>,
     /// Regions with blocks that the only copy could not read so far.
@@ -317,12 +319,41 @@ impl Owner {
             job.step = Step::Again;
             return;
         };
-        (job.done, job.piece) = (0, job.length);
+        job.done = 0;
         let (number, region) = (self.volumes[job.volume].spec.number, job.region);
         if keeper.is_written(number, region) {
+            self.begin_unit(key);
             self.read_piece(key, bar, keeper, context);
         } else {
+            job.piece = job.length;
             self.send_copy(key, None, context);
+        }
+    }
+
+    /// Legs in sync are settled by atomic units, each of them whole: whoever takes over while that
+    /// goes on must not find half of what was written whole. A leg that is out is not taken over.
+    fn is_settling(&self) -> bool {
+        let settles = self.copier.as_ref().is_some_and(|it| it.purpose == Purpose::Settle);
+        settles && !mutant::is_active(Mutant::SettlePastTheJournal)
+    }
+
+    fn unit_of(&self, job: &Job) -> u64 {
+        let spec = &self.volumes[job.volume].spec;
+        if self.is_settling() {
+            atomic_unit(spec.block_bytes, spec.region_bytes)
+        } else {
+            job.length
+        }
+    }
+
+    /// Where a unit begins, all of it is tried again, though pieces of the one before were bad.
+    fn begin_unit(&mut self, key: u64) {
+        let Some(job) = self.copies.get(key) else { return };
+        let unit = self.unit_of(job);
+        if let Some(job) = self.copies.get_mut(key)
+            && job.done.is_multiple_of(unit)
+        {
+            job.piece = unit;
         }
     }
 
@@ -396,7 +427,13 @@ impl Owner {
         let in_sync = self.peer.as_ref().is_some_and(|peer| peer.is_in_sync());
         let Some((volume, _, length)) = self.piece(key) else { return };
         let block = u64::from(self.volumes[volume].spec.block_bytes);
+        let settling = self.is_settling();
+        let Some(unit) = self.copies.get(key).map(|job| self.unit_of(job)) else { return };
         let Some(job) = self.copies.get_mut(key) else { return };
+        if in_sync && settling && length == unit && unit > block {
+            // The peer's unit is as good, and whole.
+            return self.ask_peer(key, Step::Fetching, context);
+        }
         if length <= block {
             if in_sync {
                 return self.ask_peer(key, Step::Fetching, context);
@@ -415,9 +452,16 @@ impl Owner {
             };
         }
         job.piece = smaller_piece(length, block);
-        match self.bar {
-            Some(bar) => self.read_piece(key, bar, keeper, context),
-            None => job.step = Step::Again,
+        self.read_next(key, keeper, context);
+    }
+
+    /// Reads the next piece, or does the region again once the own leg can be reached.
+    fn read_next(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        if let Some(bar) = self.bar {
+            return self.read_piece(key, bar, keeper, context);
+        }
+        if let Some(job) = self.copies.get_mut(key) {
+            job.step = Step::Again;
         }
     }
 
@@ -438,11 +482,7 @@ impl Owner {
         }
         job.proofs += 1;
         if job.proofs == 1 {
-            match self.bar {
-                Some(bar) => self.read_piece(key, bar, keeper, context),
-                None => job.step = Step::Again,
-            }
-            return;
+            return self.read_next(key, keeper, context);
         }
         job.proofs = 0;
         self.lose_piece(key, context);
@@ -462,10 +502,11 @@ impl Owner {
     /// No copy of a block is left: the peer is to note that.
     fn lose_piece(&mut self, key: u64, context: &mut Context<'_>) {
         let Some((_, _, length)) = self.piece(key) else { return };
-        let lost_bytes = self.copier.as_ref().map_or(0, |copier| copier.lost_bytes);
-        if lost_bytes + length > LOST_BYTES_MAX {
+        let Some(copier) = &mut self.copier else { return };
+        if copier.lost_bytes + length > LOST_BYTES_MAX {
             return self.too_much_is_lost(context);
         }
+        copier.lost_bytes += length;
         self.ask_peer(key, Step::Losing, context);
     }
 
@@ -536,11 +577,8 @@ impl Owner {
         let Some(job) = self.copies.get_mut(key) else { return };
         job.done += length;
         if job.done < job.length {
-            match self.bar {
-                Some(bar) => self.read_piece(key, bar, keeper, context),
-                None => job.step = Step::Again,
-            }
-            return;
+            self.begin_unit(key);
+            return self.read_next(key, keeper, context);
         }
         let Some(job) = self.copies.remove(key) else { return };
         self.region_copied(job.volume, job.region, job.length);
@@ -552,6 +590,7 @@ impl Owner {
         let peer = self.peer.as_ref().and_then(|peer| Some((peer.node, peer.round, peer.bar()?)));
         let Some((volume, offset, length)) = self.piece(key) else { return };
         let volume = self.volumes[volume].spec.number;
+        let whole = self.is_settling();
         let Some(job) = self.copies.get_mut(key) else { return };
         let Some((node, round, bar)) = peer else {
             job.step = Step::Again;
@@ -560,8 +599,8 @@ impl Owner {
         job.step = Step::Writing;
         job.sent = context.now;
         let request = match data {
-            Some(data) => LinkRequest::Write { volume, bar, offset, data: Arc::new(data) },
-            None => LinkRequest::Zero { volume, bar, offset, length, release: true },
+            Some(data) => LinkRequest::Write { volume, bar, offset, data: Arc::new(data), whole },
+            None => LinkRequest::Zero { volume, bar, offset, length, release: true, whole },
         };
         let client = LinkClient::Owner(self.group, round, LinkPurpose::Copy(key));
         context.out.link(client, node, request);
@@ -586,9 +625,9 @@ impl Owner {
             (Step::Fetching, Some(LinkReply::Data(data))) => {
                 self.mend_own(key, data, keeper, context);
             }
-            // Neither leg can read it: they agree in that.
+            // Neither leg can read all of it: what either can read is taken.
             (Step::Fetching, Some(LinkReply::Refused(LinkRefusal::Medium))) => {
-                self.piece_is_lost(key, keeper, context);
+                self.fetched_nothing(key, keeper, context);
             }
             // More is lost than a header has room for: such a copy cannot be made.
             (Step::Losing, Some(LinkReply::Refused(LinkRefusal::Invalid))) => {
@@ -605,10 +644,21 @@ impl Owner {
         self.drive_copier(keeper, context);
     }
 
+    fn fetched_nothing(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
+        let Some((volume, _, length)) = self.piece(key) else { return };
+        let block = u64::from(self.volumes[volume].spec.block_bytes);
+        if length <= block {
+            // Neither leg can read it: they agree in that.
+            return self.piece_is_lost(key, keeper, context);
+        }
+        let Some(job) = self.copies.get_mut(key) else { return };
+        job.piece = smaller_piece(length, block);
+        self.read_next(key, keeper, context);
+    }
+
     fn piece_is_lost(&mut self, key: u64, keeper: &mut Keeper, context: &mut Context<'_>) {
         let Some((volume, offset, length)) = self.piece(key) else { return };
         if let Some(copier) = &mut self.copier {
-            copier.lost_bytes += length;
             copier.lost_in.insert((volume, offset / self.volumes[volume].spec.region_bytes));
         }
         self.note_lost(volume, offset, length);
@@ -619,6 +669,7 @@ impl Owner {
     fn mend_own(&mut self, key: u64, data: Buffer, keeper: &mut Keeper, context: &mut Context<'_>) {
         let Some((volume, offset, length)) = self.piece(key) else { return };
         let number = self.volumes[volume].spec.number;
+        let whole = self.is_settling();
         let Some(job) = self.copies.get_mut(key) else { return };
         let (Some(bar), true) = (self.bar, data.len() as u64 == length) else {
             job.step = Step::Again;
@@ -628,7 +679,7 @@ impl Owner {
         keeper.start(
             number,
             bar,
-            LegOperation::Write { offset, data: Arc::new(data) },
+            LegOperation::Write { offset, data: Arc::new(data), whole },
             Client::Owner(self.life, OwnerCall::Copy(key)),
             context.out,
         );

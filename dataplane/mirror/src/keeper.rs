@@ -14,6 +14,7 @@
 //! While a higher token is being taken no bar is current, and the headers are written only when
 //! every request under the lower one has left the device queue (docs/mirror-rules.md rule 1).
 
+mod journaling;
 mod load;
 mod marks;
 mod metadata;
@@ -28,6 +29,7 @@ use crate::out::{DeviceClient, Out};
 use crate::owner::OwnerCall;
 use crate::pending::Pending;
 use crate::record::fingerprint;
+use journaling::{Journaled, Replay, Slots};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 use voute_buffer::Buffer;
@@ -99,18 +101,22 @@ pub(crate) enum DevicePurpose {
     LoadPages { leg: usize, first: u64 },
     Format { leg: usize, next: u64 },
     Header { leg: usize },
+    LoadHeads { leg: usize },
+    LoadRecord { leg: usize },
+    CarryOut { leg: usize },
+    EmptyHeads { leg: usize },
     Page { leg: usize, page: u64 },
     Prepare { leg: usize, region: u64 },
     Probe { client: Client },
     Operation { key: u64 },
 }
 
-/// What is done on a leg.
+/// What is done on a leg. `whole`: all of it or nothing survives a power cut.
 #[derive(Clone, Debug)]
 pub(crate) enum LegOperation {
     Read { offset: u64, length: u32 },
-    Write { offset: u64, data: Payload },
-    Zero { offset: u64, length: u64, release: bool },
+    Write { offset: u64, data: Payload, whole: bool },
+    Zero { offset: u64, length: u64, release: bool, whole: bool },
 }
 
 #[derive(Clone, Debug)]
@@ -122,6 +128,7 @@ struct Operation {
     waiting: u32,
     fault: Option<LegFault>,
     dispatched: bool,
+    journaled: Option<Journaled>,
 }
 
 /// What waits for a write of metadata.
@@ -169,6 +176,8 @@ struct Leg {
     /// The nonces of the header that is on disk, and of one that is being written.
     nonces_on_disk: (u64, u64),
     nonces_under_way: (u64, u64),
+    slots: Slots,
+    replay: Replay,
     dirty: Bits,
     written: Bits,
     pages: Vec<(u64, Writer)>,
@@ -312,6 +321,8 @@ impl Keeper {
             header_writer: Writer::default(),
             nonces_on_disk: (0, 0),
             nonces_under_way: (0, 0),
+            slots: Slots::default(),
+            replay: Replay::default(),
             dirty: Bits::new(regions),
             written: Bits::new(regions),
             pages: Vec::new(),
@@ -445,7 +456,8 @@ impl Keeper {
                 (Err(_), _) => {
                     self.leg_failed(leg, Some(now + RELOAD_AFTER), "it cannot be formatted")
                 }
-                (Ok(_), u64::MAX) => self.loaded(leg, out),
+                (Ok(_), load::JOURNAL_NEXT) => self.format_header(leg, out),
+                (Ok(_), load::HEADER_NEXT) => self.loaded(leg, out),
                 (Ok(_), next) => self.format_pages(leg, next, out),
             },
             DevicePurpose::Header { leg } => {
@@ -482,7 +494,11 @@ impl Keeper {
                 let result = result.map(|_| None).map_err(leg_fault);
                 self.events.push_back(KeeperEvent::Done(client, result));
             }
-            DevicePurpose::Operation { key } => self.operation_done(key, result, out),
+            DevicePurpose::Operation { key } => self.operation_done(key, result, now, out),
+            DevicePurpose::LoadHeads { leg } => self.heads_loaded(leg, result, now, out),
+            DevicePurpose::LoadRecord { leg } => self.record_loaded(leg, result, now, out),
+            DevicePurpose::CarryOut { leg } => self.carried_out(leg, result, now, out),
+            DevicePurpose::EmptyHeads { leg } => self.heads_emptied(leg, result, now, out),
         }
     }
 

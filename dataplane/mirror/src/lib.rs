@@ -15,6 +15,7 @@ mod claims;
 mod copy;
 mod group;
 pub mod header;
+pub mod journal;
 mod keeper;
 mod lease;
 pub mod link;
@@ -28,6 +29,7 @@ pub mod wire;
 mod work;
 
 pub use action::*;
+pub use journal::{ATOMIC_BYTES_MAX, atomic_unit};
 
 use crate::group::{Group, View};
 use crate::header::HEADER_AREA_BYTES;
@@ -198,8 +200,6 @@ impl Mirror {
         group.submit(request, &mut context!(self, now));
     }
 
-    /// An I/O on a local leg ended.
-    pub fn device_done(&mut self, tag: DeviceTag, result: DeviceResult, now: Duration) {
     /// Which parts of a range of a volume may hold data, by its own leg: pieces of offset, length and
     /// whether anything was ever written there, ascending and without gaps from `offset` on, at most
     /// `pieces_max`, which may end before the range does. `None`: this node does not serve the volume.
@@ -220,6 +220,8 @@ impl Mirror {
         group.keeper.allocation(number, offset, length, pieces_max)
     }
 
+    /// An I/O on a local leg ended.
+    pub fn device_done(&mut self, tag: DeviceTag, result: DeviceResult, now: Duration) {
         self.now = now;
         match self.out.devices.remove(tag.0) {
             Some(DeviceClient::Keeper(id, life, purpose)) => {
@@ -285,20 +287,16 @@ impl Mirror {
     ) {
         self.now = now;
         match request {
-            LinkRequest::Write { volume, bar, offset, data } => {
-                self.link_data(id, volume, bar, LegOperation::Write { offset, data }, now)
+            LinkRequest::Write { volume, bar, offset, data, whole } => {
+                let operation = LegOperation::Write { offset, data, whole };
+                self.link_data(id, volume, bar, operation, now)
             }
             LinkRequest::Read { volume, bar, offset, length } => {
                 self.link_data(id, volume, bar, LegOperation::Read { offset, length }, now)
             }
-            LinkRequest::Zero { volume, bar, offset, length, release } => {
-                self.link_data(
-                    id,
-                    volume,
-                    bar,
-                    LegOperation::Zero { offset, length, release },
-                    now,
-                );
+            LinkRequest::Zero { volume, bar, offset, length, release, whole } => {
+                let operation = LegOperation::Zero { offset, length, release, whole };
+                self.link_data(id, volume, bar, operation, now);
             }
             LinkRequest::Control(Control::Grant { seen }) => {
                 self.grants.grant(from, now);

@@ -2,9 +2,9 @@
 //!
 //! | opcode | direction | use |
 //! |-|-|-|
-//! | C1h | to controller | write: NSID = volume number, CDW10-11 = byte offset, CDW12 = length, CDW13 = bar |
+//! | C1h | to controller | write: NSID = volume number, CDW10-11 = byte offset, CDW12 = length, CDW13 = bar, CDW15 bit 0 = whole |
 //! | C2h | from controller | read: likewise |
-//! | C4h | none | zero: CDW12 and CDW14 = length (low, high), CDW15 bit 0 = release |
+//! | C4h | none | zero: CDW12 and CDW14 = length (low, high), CDW15 bit 0 = release, bit 1 = whole |
 //! | C3h | both | a control message ([`Control`]) in postcard; the reply's data is a [`ControlReply`] |
 //!
 //! The first C3h on a connection must be [`Control::Hello`], the second [`Control::Prove`]; until
@@ -46,6 +46,8 @@ pub enum LinkRequest {
         offset: u64,
         /// What.
         data: Payload,
+        /// All of it or nothing is to survive a power cut.
+        whole: bool,
     },
     /// Read from the peer's leg.
     Read {
@@ -70,6 +72,8 @@ pub enum LinkRequest {
         length: u64,
         /// Whether the space may be given back.
         release: bool,
+        /// All of it or nothing is to survive a power cut.
+        whole: bool,
     },
     /// Everything else.
     Control(Control),
@@ -156,10 +160,6 @@ pub enum Control {
         /// How many bytes.
         length: u64,
     },
-}
-
-/// States that an owner writes into its peer's (and its own) leg headers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
     /// A host asks about the reservations of a volume at a node that does not own it; to the owner, and
     /// handled by the worker. The reply is a [`ControlReply::Reserved`].
     Reserve {
@@ -168,11 +168,15 @@ pub enum Control {
         /// Who asks what; the worker's own form, at most [`ASKING_BYTES_MAX`] bytes.
         asking: Vec<u8>,
     },
-pub enum Mark {
-    /// The leg is about to be overwritten by a resync.
+}
+
 /// Most bytes of a host's request about reservations that is passed on.
 pub const ASKING_BYTES_MAX: usize = CONTROL_BYTES_MAX - 64;
 
+/// States that an owner writes into its peer's (and its own) leg headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Mark {
+    /// The leg is about to be overwritten by a resync.
     Inconsistent,
     /// The resync copied everything: the leg is whole again, if not yet in sync.
     Consistent,
@@ -236,15 +240,15 @@ pub enum ControlReply {
     },
     /// No.
     Refused(LinkRefusal),
-}
-
-/// Most regions in one reply.
-pub const MAP_REGIONS_MAX: usize = 100_000;
     /// To `Reserve`: the owner's answer, in the worker's own form.
     Reserved {
         /// The answer.
         told: Vec<u8>,
     },
+}
+
+/// Most regions in one reply.
+pub const MAP_REGIONS_MAX: usize = 100_000;
 
 /// Why a peer does not do what it was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]

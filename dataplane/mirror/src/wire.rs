@@ -35,12 +35,12 @@ pub fn encode_request(request: &LinkRequest) -> Command {
         reply_len_max,
     };
     match request {
-        LinkRequest::Write { volume, bar, offset, data } => {
+        LinkRequest::Write { volume, bar, offset, data, whole } => {
             let length = u32::try_from(data.len()).expect("transfers are bounded");
             command(
                 OPCODE_WRITE,
                 *volume,
-                dwords(*offset, u64::from(length), *bar, 0),
+                dwords(*offset, u64::from(length), *bar, u32::from(*whole)),
                 Some(data.clone()),
                 0,
             )
@@ -52,10 +52,10 @@ pub fn encode_request(request: &LinkRequest) -> Command {
             None,
             *length,
         ),
-        LinkRequest::Zero { volume, bar, offset, length, release } => command(
+        LinkRequest::Zero { volume, bar, offset, length, release, whole } => command(
             OPCODE_ZERO,
             *volume,
-            dwords(*offset, *length, *bar, u32::from(*release)),
+            dwords(*offset, *length, *bar, u32::from(*release) | u32::from(*whole) << 1),
             None,
             0,
         ),
@@ -96,13 +96,15 @@ pub fn decode_request(
     let bar = Bar(dwords[3]);
     match opcode {
         OPCODE_WRITE if length == data.len() as u64 && !data.is_empty() => {
-            Ok(LinkRequest::Write { volume: nsid, bar, offset, data: Payload::new(data) })
+            let (data, whole) = (Payload::new(data), dwords[5] & 1 != 0);
+            Ok(LinkRequest::Write { volume: nsid, bar, offset, data, whole })
         }
         OPCODE_READ if (1..=u64::from(TRANSFER_MAX)).contains(&length) => {
             Ok(LinkRequest::Read { volume: nsid, bar, offset, length: dwords[2] })
         }
         OPCODE_ZERO => {
-            Ok(LinkRequest::Zero { volume: nsid, bar, offset, length, release: dwords[5] & 1 != 0 })
+            let (release, whole) = (dwords[5] & 1 != 0, dwords[5] & 2 != 0);
+            Ok(LinkRequest::Zero { volume: nsid, bar, offset, length, release, whole })
         }
         OPCODE_CONTROL => {
             let bytes = data.get(..length as usize).ok_or(UnreadableRequest)?;
@@ -189,9 +191,25 @@ mod tests {
                 bar: Bar(9),
                 offset: 1 << 40,
                 data: Payload::new(Buffer::copy_of(&[7; 4096])),
+                whole: true,
             },
             LinkRequest::Read { volume: 3, bar: Bar(9), offset: 512, length: 1 << 20 },
-            LinkRequest::Zero { volume: 3, bar: Bar(9), offset: 0, length: 1 << 33, release: true },
+            LinkRequest::Zero {
+                volume: 3,
+                bar: Bar(9),
+                offset: 0,
+                length: 1 << 33,
+                release: true,
+                whole: false,
+            },
+            LinkRequest::Zero {
+                volume: 3,
+                bar: Bar(9),
+                offset: 0,
+                length: 512,
+                release: false,
+                whole: true,
+            },
             LinkRequest::Control(Control::Bar {
                 group: GroupId::generate(),
                 token: Token::default(),

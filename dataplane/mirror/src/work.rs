@@ -11,6 +11,7 @@
 
 use crate::action::{HostOperation, HostOutcome, HostRequest, HostTag, Payload, TRANSFER_MAX};
 use crate::claims::{Claim, Claims};
+use crate::journal::{atomic_unit, is_within_unit};
 use crate::keeper::{Client, Keeper, LegFault, LegOperation};
 use crate::link::{LinkRefusal, LinkReply, LinkRequest};
 use crate::out::LinkClient;
@@ -154,7 +155,7 @@ enum AtLeg {
 #[derive(Clone, Debug)]
 enum Kind {
     Read { offset: u64, length: u32 },
-    Write { offset: u64, data: Payload },
+    Write { offset: u64, data: Payload, whole: bool },
     Zero { offset: u64, length: u64, deallocate: bool, done: u64 },
     CompareAndWrite { offset: u64, expected: Payload, data: Payload },
 }
@@ -178,7 +179,7 @@ impl Work {
     fn range(&self) -> (u64, u64) {
         match &self.kind {
             Kind::Read { offset, length } => (*offset, *offset + u64::from(*length)),
-            Kind::Write { offset, data } | Kind::CompareAndWrite { offset, data, .. } => {
+            Kind::Write { offset, data, .. } | Kind::CompareAndWrite { offset, data, .. } => {
                 (*offset, *offset + data.len() as u64)
             }
             Kind::Zero { offset, length, .. } => (*offset, *offset + *length),
@@ -192,6 +193,19 @@ impl Work {
                 (*offset + *done, *offset + (*done + ZERO_STEP_BYTES).min(*length))
             }
             _ => self.range(),
+        }
+    }
+
+    /// Whether all of it or nothing is to survive a power cut. One block is written so in any case.
+    fn is_whole(&self, spec: &VolumeSpec) -> bool {
+        match &self.kind {
+            Kind::Write { whole, .. } => *whole,
+            Kind::CompareAndWrite { offset, data, .. } => {
+                let unit = atomic_unit(spec.block_bytes, spec.region_bytes);
+                let length = data.len() as u64;
+                length > u64::from(spec.block_bytes) && is_within_unit(unit, *offset, length)
+            }
+            Kind::Read { .. } | Kind::Zero { .. } => false,
         }
     }
 
@@ -218,7 +232,8 @@ impl Owner {
         };
         let kind = match request.operation {
             HostOperation::Read { offset, length } => Kind::Read { offset, length },
-            HostOperation::Write { offset, data } => Kind::Write { offset, data },
+            HostOperation::Write { offset, data } => Kind::Write { offset, data, whole: false },
+            HostOperation::WriteWhole { offset, data } => Kind::Write { offset, data, whole: true },
             HostOperation::Zero { offset, length, deallocate } => {
                 Kind::Zero { offset, length, deallocate, done: 0 }
             }
@@ -263,16 +278,19 @@ impl Owner {
         let spec = &self.volumes[volume].spec;
         let (offset, length) = match kind {
             Kind::Read { offset, length } => (*offset, u64::from(*length)),
-            Kind::Write { offset, data } | Kind::CompareAndWrite { offset, data, .. } => {
+            Kind::Write { offset, data, .. } | Kind::CompareAndWrite { offset, data, .. } => {
                 (*offset, data.len() as u64)
             }
             Kind::Zero { offset, length, .. } => (*offset, *length),
         };
         let block = u64::from(spec.block_bytes);
-        let whole = length > 0 && offset % block == 0 && length % block == 0;
+        let blocks = length > 0 && offset % block == 0 && length % block == 0;
         let fits = offset.checked_add(length).is_some_and(|end| end <= spec.size_bytes);
         let short = matches!(kind, Kind::Zero { .. }) || length <= u64::from(TRANSFER_MAX);
-        if !(whole && fits && short) {
+        let unit = atomic_unit(spec.block_bytes, spec.region_bytes);
+        let in_unit = !matches!(kind, Kind::Write { whole: true, .. })
+            || is_within_unit(unit, offset, length);
+        if !(blocks && fits && short && in_unit) {
             return Some(HostOutcome::OutOfRange);
         }
         (self.works.len() >= WORKS_MAX).then_some(HostOutcome::Busy)
@@ -608,7 +626,9 @@ impl Owner {
             return;
         };
         let (begin, end) = work.part();
-        let number = self.volumes[work.volume].spec.number;
+        let spec = &self.volumes[work.volume].spec;
+        let number = spec.number;
+        let whole = work.is_whole(spec);
         if let (AtLeg::Needed, Some((node, round, bar)), Stage::Serving) = (work.peer, peer, stage)
         {
             work.peer = AtLeg::Sent { round };
@@ -619,6 +639,7 @@ impl Owner {
                     offset: begin,
                     length: end - begin,
                     release: *deallocate,
+                    whole: false,
                 },
                 Kind::Write { data, .. } | Kind::CompareAndWrite { data, .. } => {
                     LinkRequest::Write {
@@ -626,6 +647,7 @@ impl Owner {
                         bar,
                         offset: begin,
                         data: Arc::clone(data),
+                        whole,
                     }
                 }
                 Kind::Read { .. } => return,
@@ -637,10 +659,11 @@ impl Owner {
             work.own = AtLeg::Sent { round: 0 };
             let operation = match &work.kind {
                 Kind::Zero { deallocate, .. } => {
-                    LegOperation::Zero { offset: begin, length: end - begin, release: *deallocate }
+                    let (length, release) = (end - begin, *deallocate);
+                    LegOperation::Zero { offset: begin, length, release, whole: false }
                 }
                 Kind::Write { data, .. } | Kind::CompareAndWrite { data, .. } => {
-                    LegOperation::Write { offset: begin, data: Arc::clone(data) }
+                    LegOperation::Write { offset: begin, data: Arc::clone(data), whole }
                 }
                 Kind::Read { .. } => return,
             };

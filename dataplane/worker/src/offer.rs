@@ -306,8 +306,8 @@ impl View<'_> {
             // Its extents are its own from the beginning, so what it tells as thin can never lack room.
             thin: volume.presentation.thin,
             physical_block_size: physical_block(volume),
-            // What every device of a leg writes all or not at all.
-            atomic_blocks: 1,
+            // What the journals of its legs make whole.
+            atomic_blocks: atomic_blocks(volume),
         }
     }
 
@@ -333,6 +333,12 @@ impl View<'_> {
             })
             .collect()
     }
+}
+
+/// Most blocks that every leg of a volume writes all or not at all.
+fn atomic_blocks(volume: &VolumeSpec) -> u32 {
+    let unit = voute_mirror::atomic_unit(volume.block_bytes, volume.region_bytes);
+    u32::try_from(unit / u64::from(volume.block_bytes.max(1))).unwrap_or(1).max(1)
 }
 
 /// What a host sees: all that can be shown. One volume that cannot must not keep the others' changes

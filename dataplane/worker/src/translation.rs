@@ -23,6 +23,7 @@ const OR_WRITE_TRIES_MAX: u32 = 16;
 pub(crate) enum Work {
     Read { offset: u64, length: u64 },
     Write { offset: u64, data: Buffer },
+    WriteWhole { offset: u64, data: Buffer },
     Zero { ranges: Vec<(u64, u64)>, deallocate: bool },
     Compare { offset: u64, data: Buffer },
     CompareAndWrite { offset: u64, expected: Buffer, data: Buffer },
@@ -81,6 +82,9 @@ impl Translation {
             Work::Write { offset, data } => {
                 writes(requests, offset, &data);
                 State::Parts
+            }
+            Work::WriteWhole { offset, data } => {
+                whole(requests, HostOperation::WriteWhole { offset, data: Arc::new(data) })
             }
             Work::CompareAndWrite { offset, expected, data } => whole(
                 requests,

@@ -147,6 +147,7 @@ impl World {
         let Some(index) = index else { return };
         let (offset, length) = match &request.operation {
             HostOperation::Write { offset, data }
+            | HostOperation::WriteWhole { offset, data }
             | HostOperation::CompareAndWrite { offset, data, .. } => (*offset, data.len() as u64),
             HostOperation::Zero { offset, length, .. } => (*offset, *length),
             _ => return,

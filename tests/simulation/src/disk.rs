@@ -7,6 +7,7 @@ use crate::BLOCK;
 use std::collections::BTreeMap;
 use voute_buffer::Buffer;
 use voute_mirror::header::Header;
+use voute_mirror::journal::JOURNAL_OFFSET;
 use voute_mirror::{DeviceFault, DeviceKind, DeviceRequest};
 use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::place::LEG_METADATA_BYTES;
@@ -40,6 +41,7 @@ const CACHED_MAX: usize = 8;
 #[derive(Clone)]
 struct Space {
     metadata: Vec<u8>,
+    journal: Vec<u8>,
     data: Vec<u8>,
 }
 
@@ -150,6 +152,15 @@ impl Disk {
         headers.flat_map(|it| [(it.volume, it.nonce), (it.volume, it.agreed_nonce)]).collect()
     }
 
+    /// Whether the log was asked at this epoch, by what its legs say, to take the peer in.
+    pub(crate) fn asked_to_join(&self, epoch: u64) -> bool {
+        let mut headers = self
+            .spaces
+            .iter()
+            .filter_map(|(leg, space)| Header::newest(&space.metadata[..HEADERS as usize], *leg));
+        headers.any(|header| header.joining == Some(epoch))
+    }
+
     /// Whether no leg here has a mark in common with a leg there.
     pub(crate) fn is_foreign_to(&self, other: &Disk) -> bool {
         let there = other.marks();
@@ -183,9 +194,11 @@ impl Disk {
     }
 
     fn space(&mut self, leg: LegId) -> &mut Space {
-        self.spaces
-            .entry(leg)
-            .or_insert_with(|| Space { metadata: vec![FOREIGN; METADATA_USED], data: Vec::new() })
+        self.spaces.entry(leg).or_insert_with(|| Space {
+            metadata: vec![FOREIGN; METADATA_USED],
+            journal: Vec::new(),
+            data: Vec::new(),
+        })
     }
 
     fn read(&mut self, leg: LegId, offset: u64, buffer: &mut [u8]) {
@@ -220,11 +233,15 @@ impl Disk {
 impl Space {
     fn plane(&mut self, offset: u64, length: usize) -> (&mut Vec<u8>, usize) {
         if offset < LEG_METADATA_BYTES {
-            let end = offset as usize + length;
-            if end > self.metadata.len() {
-                self.metadata.resize(end, FOREIGN);
+            let (plane, begin) = match offset < JOURNAL_OFFSET {
+                true => (&mut self.metadata, 0),
+                false => (&mut self.journal, JOURNAL_OFFSET),
+            };
+            let at = (offset - begin) as usize;
+            if at + length > plane.len() {
+                plane.resize(at + length, FOREIGN);
             }
-            return (&mut self.metadata, offset as usize);
+            return (plane, at);
         }
         let at = (offset - LEG_METADATA_BYTES) as usize;
         if at + length > self.data.len() {

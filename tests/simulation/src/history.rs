@@ -51,6 +51,17 @@ impl Own {
         self.acknowledged.max(self.seen)
     }
 
+    /// Whether a read shows this value (`true`) or one before it; `None`: one after it, which says
+    /// nothing of this one. `found` is `None` if it read as zero.
+    pub(crate) fn shows(&self, found: Option<u64>, value: u64) -> Option<bool> {
+        match found {
+            Some(found) if found > value => None,
+            Some(found) => Some(found == value),
+            None if self.zeros.range(value..).next().is_none() => Some(false),
+            None => None,
+        }
+    }
+
     /// Judges what a read that had to return at least `least` returned; `None`: it read as zero.
     pub(crate) fn check(&mut self, found: Option<u64>, least: u64) -> Result<(), String> {
         let value = match found {

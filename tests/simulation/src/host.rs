@@ -24,6 +24,10 @@ const PUTTER: usize = WORKERS - 1;
 /// How long a host waits for an answer.
 const PATIENCE_MS: (u64, u64) = (100, 4_000);
 const REGION_BLOCKS: u64 = REGION / BLOCK;
+/// What may be written whole, blocks.
+const UNIT_BLOCKS: u64 = REGION / 8 / BLOCK;
+/// How many of a writer's tasks are that.
+const WHOLE_PERCENT: u64 = 25;
 /// The most that a volume grows to, blocks.
 pub(crate) const BLOCKS_MAX: u64 = (3 << 20) / BLOCK;
 /// Where the shared blocks of a region lie in it.
@@ -34,9 +38,11 @@ const SWAPPED: u64 = 22;
 #[derive(Clone, Debug)]
 enum Task {
     Idle,
+    /// `whole`: all of it or nothing.
     Write {
         begin: u64,
         values: Vec<u64>,
+        whole: bool,
     },
     Zero {
         begin: u64,
@@ -99,6 +105,8 @@ struct Disk {
     /// What the last reading of everything returned.
     found: Vec<u8>,
     size_blocks: u64,
+    /// What each writer last wrote whole.
+    whole: [Option<(u64, Vec<u64>)>; WRITERS],
 }
 
 #[derive(Clone, Default)]
@@ -133,6 +141,7 @@ impl Hosts {
             record: Record::default(),
             found: Vec::new(),
             size_blocks: (1 << 20) / BLOCK,
+            whole: Default::default(),
         });
         let disks: Vec<Disk> = disks.collect();
         let worker = |volume, role| Worker {
@@ -181,6 +190,7 @@ impl Hosts {
         self.workers.iter().all(|worker| matches!(worker.task, Task::Idle))
     }
 
+    /// Volumes only grow: who says less has not heard of it.
     pub(crate) fn resized(&mut self, volume: usize, blocks: u64) {
         let known = &mut self.disks[volume].size_blocks;
         *known = blocks.min(BLOCKS_MAX).max(*known);
@@ -190,6 +200,29 @@ impl Hosts {
         self.disks.iter().enumerate().flat_map(|(volume, disk)| {
             disk.shared.iter().map(move |(block, shared)| (volume, *block, shared))
         })
+    }
+}
+
+impl Disk {
+    /// Of what a writer wrote whole a read shows all or nothing.
+    fn judge_whole(&self, first: u64, data: &[u8]) -> Result<(), (u64, String)> {
+        let end = first + data.len() as u64 / BLOCK;
+        for (begin, values) in self.whole.iter().flatten() {
+            let blocks = (*begin..).zip(values).filter(|(block, _)| (first..end).contains(block));
+            let shown = blocks.filter_map(|(block, value)| {
+                let at = (block - first) as usize;
+                let bytes = &data[at * BLOCK as usize..][..8];
+                let found = u64::from_le_bytes(bytes.try_into().expect("eight bytes")) >> 24;
+                self.own[block as usize].shows((found != 0).then_some(found), *value)
+            });
+            let shown: Vec<bool> = shown.collect();
+            if shown.contains(&true) && shown.contains(&false) {
+                let text =
+                    format!("half of {values:?}, written whole from here on, is shown: {shown:?}");
+                return Err((*begin, text));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -263,9 +296,13 @@ impl World {
         let offset = self.random.below(length);
         let count = if self.random.chance(70) { 1 } else { 1 + self.random.below(length - offset) };
         let begin = first + offset;
-        let zero = self.random.chance(12);
+        let unit = UNIT_BLOCKS - begin % UNIT_BLOCKS;
+        let whole = unit.min(length - offset) > 1 && self.random.chance(WHOLE_PERCENT);
+        let count =
+            if whole { 2 + self.random.below(unit.min(length - offset) - 1) } else { count };
+        let zero = !whole && self.random.chance(12);
         let deallocate = self.random.chance(50);
-        let swap = !zero && self.random.chance(12);
+        let swap = !zero && !whole && self.random.chance(12);
         let own = &mut self.hosts.disks[volume].own;
         if swap && let Some(expected) = own[begin as usize].settled {
             return Task::Swap { block: begin, expected, value: own[begin as usize].issue(false) };
@@ -273,7 +310,13 @@ impl World {
         let values = (begin..begin + count).map(|block| own[block as usize].issue(zero)).collect();
         match zero {
             true => Task::Zero { begin, values, deallocate },
-            false => Task::Write { begin, values },
+            false => {
+                let values: Vec<u64> = values;
+                if whole {
+                    self.hosts.disks[volume].whole[role] = Some((begin, values.clone()));
+                }
+                Task::Write { begin, values, whole }
+            }
         }
     }
 
@@ -294,6 +337,10 @@ impl World {
                     self.hosts.disks[volume].shared.get(&block).map_or(0, |it| it.latest());
                 Task::SwapShared { block, expected, value: 0 }
             }
+            5 => match &self.hosts.disks[volume].whole[self.random.index(WRITERS)] {
+                Some((begin, values)) => self.read_task(volume, *begin, values.len() as u64),
+                None => self.read_task(volume, region * REGION_BLOCKS, 1),
+            },
             _ => {
                 let first = self.random.below(REGION_BLOCKS);
                 let count = 1 + self.random.below((REGION_BLOCKS - first).min(12));
@@ -374,7 +421,11 @@ impl World {
         };
         Some(match &mut self.hosts.workers[worker].task {
             Task::Idle => return None,
-            Task::Write { begin, values } => write(*begin, values),
+            Task::Write { begin, values, whole: false } => write(*begin, values),
+            Task::Write { begin, values, whole: true } => match write(*begin, values) {
+                HostOperation::Write { offset, data } => HostOperation::WriteWhole { offset, data },
+                other => other,
+            },
             Task::WriteShared { begin, values } => {
                 for (block, value) in (*begin..).zip(values.iter_mut()) {
                     *value = disk.shared.entry(block).or_default().begin(stamp);
@@ -410,9 +461,20 @@ impl World {
 
     pub(crate) fn host_retry(&mut self, worker: usize, attempt: u64) {
         let it = &self.hosts.workers[worker];
-        if it.attempt == attempt && !matches!(it.task, Task::Idle) {
-            self.host_send(worker);
+        if it.attempt != attempt || matches!(it.task, Task::Idle) {
+            return;
         }
+        // Now and then a host looks what became of what it wrote whole, and leaves it at that.
+        if let Task::Write { begin, values, whole: true } = &it.task {
+            let (volume, begin, count) = (it.volume, *begin, values.len() as u64);
+            if self.random.chance(40) {
+                let task = self.read_task(volume, begin, count);
+                let began = self.hosts.stamp();
+                let it = &mut self.hosts.workers[worker];
+                (it.task, it.began) = (task, began);
+            }
+        }
+        self.host_send(worker);
     }
 
     // ---- at the node ---------------------------------------------------------------------------
@@ -441,6 +503,7 @@ impl World {
         let is_write = matches!(
             request.operation,
             HostOperation::Write { .. }
+                | HostOperation::WriteWhole { .. }
                 | HostOperation::Zero { .. }
                 | HostOperation::CompareAndWrite { .. }
         );
@@ -561,7 +624,7 @@ impl World {
         let disk = &mut self.hosts.disks[volume];
         let mut wrong = None;
         match task {
-            Task::Write { begin, values } | Task::Zero { begin, values, .. } => {
+            Task::Write { begin, values, .. } | Task::Zero { begin, values, .. } => {
                 for (block, value) in (begin..).zip(values) {
                     disk.own[block as usize].acknowledge(value);
                 }
@@ -621,7 +684,7 @@ impl World {
                 .violated(|| format!("{} bytes came for {} blocks", data.len(), least.len()));
         }
         let disk = &mut self.hosts.disks[volume];
-        let mut wrong = None;
+        let mut wrong = disk.judge_whole(begin, data).err();
         for ((block, least), bytes) in (begin..).zip(least).zip(data.chunks(BLOCK as usize)) {
             let judged = judge_block(disk, volume, block, least, bytes, (began, stamp));
             wrong = wrong.or(judged.err().map(|text| (block, text)));

@@ -61,7 +61,9 @@ impl Disk {
                     None => Outcome::Failed(Failure::OutOfRange),
                 }
             }
-            Operation::Write { lba, data, .. } | Operation::WriteAndCompare { lba, data, .. } => {
+            Operation::Write { lba, data, .. }
+            | Operation::WriteAtomic { lba, data, .. }
+            | Operation::WriteAndCompare { lba, data, .. } => {
                 blocks.write(lba, &data, self.block_size)
             }
             Operation::Flush | Operation::Verify { .. } => Outcome::Done,

@@ -94,6 +94,7 @@ pub(crate) enum Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
     Write { lba: u64 },
+    WriteAtomic { lba: u64, blocks: u32 },
     WriteAndCompare { lba: u64 },
     Compare { lba: u64 },
     CompareRepeated { lba: u64, blocks: u32 },
@@ -139,9 +140,9 @@ fn decode(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Refusal> {
             Plan::Submit(Work::Operation(Operation::Flush))
         }
         (0x1b, _) => start_stop(cdb)?,
-        (0x15, _) | (0x55, _) => mode_select(cdb)?,
         (0x1d, _) => send_diagnostic(cdb)?,
         (0x4d, _) => Plan::Respond(cut(log::sense(cdb)?, u32::from(cdb.u16_at(7)))),
+        (0x15, _) | (0x55, _) => mode_select(cdb)?,
         (0x1a, _) => Plan::Respond(cut(mode::sense(cdb, context)?, u32::from(cdb.0[4]))),
         (0x5a, _) => Plan::Respond(cut(mode::sense(cdb, context)?, u32::from(cdb.u16_at(7)))),
         (0x25, _) => Plan::Respond(read_capacity_10(cdb, context)?),
@@ -187,6 +188,10 @@ pub(crate) fn finish(then: Then, data: Buffer, context: &Context<'_>) -> Result<
     Ok(match then {
         Then::Write { lba } => {
             submit(Operation::Write { lba, blocks, data: whole_blocks(data, size) })
+        }
+        Then::WriteAtomic { lba, blocks } => {
+            require(data.len() >= blocks as usize * size)?;
+            submit(Operation::WriteAtomic { lba, blocks, data: whole_blocks(data, size) })
         }
         Then::WriteAndCompare { lba } => {
             submit(Operation::WriteAndCompare { lba, blocks, data: whole_blocks(data, size) })
@@ -330,11 +335,6 @@ fn start_stop(cdb: &Cdb) -> Result<Plan, Sense> {
     }
 }
 
-fn mode_select(cdb: &Cdb) -> Result<Plan, Sense> {
-    let length = mode::select_length(cdb)?;
-    if length > MODE_LIST_MAX {
-        return Err(Sense::PARAMETER_LENGTH);
-    }
 /// SEND DIAGNOSTIC (SPC-4 §6.42): the default self-test, which a volume that answers has passed. No page
 /// is taken.
 fn send_diagnostic(cdb: &Cdb) -> Result<Plan, Sense> {
@@ -347,6 +347,11 @@ fn send_diagnostic(cdb: &Cdb) -> Result<Plan, Sense> {
     }
 }
 
+fn mode_select(cdb: &Cdb) -> Result<Plan, Sense> {
+    let length = mode::select_length(cdb)?;
+    if length > MODE_LIST_MAX {
+        return Err(Sense::PARAMETER_LENGTH);
+    }
     Ok(match length {
         0 => Plan::Good,
         _ => Plan::Take { length, then: Then::ModeSelect { is_long: cdb.opcode() == 0x55 } },
@@ -482,21 +487,29 @@ fn compare_and_write(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
     })
 }
 
-/// WRITE ATOMIC (16) (SBC-4 §5.48): all or nothing of what fits into the atomic length. No boundaries.
+/// WRITE ATOMIC (16) (SBC-4 §5.48): all or nothing of what lies within one unit of the atomic length.
+/// Boundaries within a command are not supported.
 fn write_atomic(cdb: &Cdb, context: &Context<'_>) -> Result<Plan, Sense> {
     if cdb.protection() != 0 || cdb.u16_at(10) != 0 {
         return Err(Sense::INVALID_FIELD_IN_CDB);
     }
     let range = (cdb.u64_at(2), u32::from(cdb.u16_at(12)));
     let (lba, blocks) = checked_range(range, context)?;
-    if blocks > atomic_blocks(context.view) {
+    let unit = u64::from(atomic_blocks(context.view));
+    if u64::from(blocks) > unit {
         return Err(Sense::invalid_field_at(12));
+    }
+    if blocks > 0 && lba / unit != (lba + u64::from(blocks) - 1) / unit {
+        return Err(Sense::invalid_field_at(2));
     }
     writable(context)?;
     let length = blocks * context.view.block_size;
     // A part of it would not be all.
     announced(length, context)?;
-    Ok(if blocks == 0 { Plan::Good } else { Plan::Take { length, then: Then::Write { lba } } })
+    Ok(match blocks {
+        0 => Plan::Good,
+        _ => Plan::Take { length, then: Then::WriteAtomic { lba, blocks } },
+    })
 }
 
 /// Most blocks that are written all or not at all, within one transfer.

@@ -138,7 +138,9 @@ fn block_limits(view: &LunView) -> Vec<u8> {
     body[24..28].copy_from_slice(&in_blocks(UNMAP_GRANULARITY_BYTES).to_be_bytes());
     body[28..32].copy_from_slice(&0x8000_0000u32.to_be_bytes());
     body[32..40].copy_from_slice(&u64::from(in_blocks(WRITE_SAME_BYTES_MAX)).to_be_bytes());
-    // Atomic writes: how long at most; at any address, of any number of blocks, without boundaries.
+    // Atomic writes: how long at most; of any number of blocks, at any address, as long as they cross
+    // no multiple of that length, for which SBC-4 has no field. What is aligned by its own length, as
+    // hosts' are, never does.
     body[40..44].copy_from_slice(&atomic_blocks(view).to_be_bytes());
     body
 }

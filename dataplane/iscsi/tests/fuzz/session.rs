@@ -167,6 +167,7 @@ impl Session {
             | Operation::WriteZeroes { lba, blocks, .. }
             | Operation::AllocationStatus { lba, blocks } => within(*lba, *blocks),
             Operation::Write { lba, blocks, data }
+            | Operation::WriteAtomic { lba, blocks, data }
             | Operation::Compare { lba, blocks, data }
             | Operation::WriteAndCompare { lba, blocks, data }
             | Operation::OrWrite { lba, blocks, data } => holds(*lba, *blocks, data),

@@ -1,15 +1,25 @@
 //! How a keeper reads a leg when it opens it, formats a new one, and follows one that grows.
 
+use super::journaling::Slots;
 use super::{
-    Condition, DevicePurpose, Keeper, KeeperEvent, METADATA_CHUNK_BYTES, RELOAD_AFTER, Waiter, Writer,
+    Condition, DevicePurpose, Keeper, KeeperEvent, METADATA_CHUNK_BYTES, RELOAD_AFTER, Waiter,
+    Writer,
 };
 use crate::action::DeviceKind;
 use crate::header::{HEADER_AREA_BYTES, Header};
+use crate::journal::{JOURNAL_OFFSET, MAP_PAGES_MAX, empty_heads};
 use crate::map::{self, Bits, PAGE_BYTES, REGIONS_PER_PAGE};
 use crate::out::Out;
 use std::sync::Arc;
 use std::time::Duration;
 use voute_buffer::Buffer;
+
+/// Stands for what follows the last page when a leg is formatted: its journal is there, then its
+/// header too.
+pub(super) const JOURNAL_NEXT: u64 = u64::MAX - 1;
+pub(super) const HEADER_NEXT: u64 = u64::MAX;
+/// Why a leg is not used whose maps would overlap its journal. No volume is so large.
+const TOO_MANY_PAGES: &str = "its maps are larger than a leg has room for";
 
 /// Most pages read at a time.
 const PAGES_READ_MAX: u64 = (METADATA_CHUNK_BYTES / PAGE_BYTES / 2) as u64;
@@ -47,11 +57,15 @@ impl Keeper {
         if !header.fits(&self.legs[leg].spec) {
             return self.leg_failed(leg, None, SENSELESS_HEADER);
         }
+        if header.pages > MAP_PAGES_MAX {
+            return self.leg_failed(leg, None, TOO_MANY_PAGES);
+        }
         let regions = header.size_bytes.div_ceil(header.region_bytes.max(1));
         let leg_state = &mut self.legs[leg];
         leg_state.growing = false;
         leg_state.new_pages = 0;
         leg_state.preparing.clear();
+        leg_state.slots = Slots::default();
         leg_state.not_durable.clear();
         leg_state.size = header.size_bytes;
         leg_state.dirty = Bits::new(regions);
@@ -68,7 +82,7 @@ impl Keeper {
     pub(super) fn load_pages(&mut self, leg: usize, first: u64, out: &mut Out) {
         let pages = self.legs[leg].pages.len() as u64;
         if first >= pages {
-            return self.loaded(leg, out);
+            return self.load_journal(leg, out);
         }
         let count = (pages - first).min(PAGES_READ_MAX);
         let length = u32::try_from(count * 2 * PAGE_BYTES as u64).expect("at most a chunk");
@@ -136,7 +150,11 @@ impl Keeper {
     pub(super) fn format(&mut self, leg: usize, map_since: Option<u64>, out: &mut Out) {
         let state = &mut self.legs[leg];
         let regions = state.spec.size_bytes.div_ceil(state.spec.region_bytes);
+        if regions.div_ceil(REGIONS_PER_PAGE) > MAP_PAGES_MAX {
+            return self.leg_failed(leg, None, TOO_MANY_PAGES);
+        }
         state.condition = Condition::Formatting;
+        state.slots = Slots::default();
         state.size = state.spec.size_bytes;
         state.dirty = Bits::new(regions);
         state.written = Bits::new(regions);
@@ -161,7 +179,7 @@ impl Keeper {
         let state = &self.legs[leg];
         let pages = state.pages.len() as u64;
         if first >= pages {
-            return self.format_header(leg, out);
+            return self.format_journal(leg, out);
         }
         let count = (pages - first).min((METADATA_CHUNK_BYTES / PAGE_BYTES / 2) as u64);
         let mut chunk = Buffer::zeroed(count as usize * 2 * PAGE_BYTES);
@@ -186,6 +204,12 @@ impl Keeper {
         );
     }
 
+    fn format_journal(&mut self, leg: usize, out: &mut Out) {
+        let heads = Arc::new(Buffer::copy_of(&empty_heads(self.legs[leg].id)));
+        let purpose = DevicePurpose::Format { leg, next: JOURNAL_NEXT };
+        self.device(leg, JOURNAL_OFFSET, DeviceKind::Write { data: heads }, purpose, out);
+    }
+
     pub(super) fn format_header(&mut self, leg: usize, out: &mut Out) {
         let mut older = self.legs[leg].header.clone();
         older.generation = 1;
@@ -194,7 +218,7 @@ impl Keeper {
             area[header.offset() as usize..][..crate::header::HEADER_BYTES]
                 .copy_from_slice(&header.encode());
         }
-        let purpose = DevicePurpose::Format { leg, next: u64::MAX };
+        let purpose = DevicePurpose::Format { leg, next: HEADER_NEXT };
         self.device(leg, 0, DeviceKind::Write { data: Arc::new(area) }, purpose, out);
     }
 
@@ -206,6 +230,7 @@ impl Keeper {
             || leg.growing
             || leg.size >= size
             || size > voute_schemas::place::VOLUME_BYTES_MAX
+            || size.div_ceil(leg.spec.region_bytes).div_ceil(REGIONS_PER_PAGE) > MAP_PAGES_MAX
         {
             return;
         }

@@ -6,9 +6,11 @@ use super::{
 };
 use crate::action::{DeviceKind, DeviceResult};
 use crate::header::{is_lost, remove_lost};
+use crate::journal::ATOMIC_BYTES_MAX;
 use crate::link::Bar;
 use crate::map::REGIONS_PER_PAGE;
 use crate::out::Out;
+use std::time::Duration;
 use voute_buffer::Buffer;
 use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::place::LEG_METADATA_BYTES;
@@ -33,6 +35,7 @@ impl Keeper {
                     waiting: 0,
                     fault: None,
                     dispatched: false,
+                    journaled: None,
                 });
                 self.prepare(key, out);
             }
@@ -57,6 +60,7 @@ impl Keeper {
             || offset % block != 0
             || length % block != 0
             || self.operations.len() >= OPERATIONS_MAX
+            || kind.is_too_long_to_be_whole()
         {
             return Err(LegFault::Invalid);
         }
@@ -70,7 +74,7 @@ impl Keeper {
     pub(super) fn prepare(&mut self, key: u64, out: &mut Out) {
         let Some(operation) = self.operations.get(key) else { return };
         let index = operation.leg;
-        if let LegOperation::Write { offset, data } = &operation.kind {
+        if let LegOperation::Write { offset, data, .. } = &operation.kind {
             let region_bytes = self.legs[index].spec.region_bytes;
             let regions = offset / region_bytes..=(offset + data.len() as u64 - 1) / region_bytes;
             let mut waiting = 0;
@@ -150,7 +154,8 @@ impl Keeper {
         let index = operation.leg;
         let purpose = || DevicePurpose::Operation { key };
         match &operation.kind {
-            LegOperation::Write { offset, data } => {
+            LegOperation::Write { whole: true, .. } => self.journal(key, out),
+            LegOperation::Write { offset, data, whole: false } => {
                 let (offset, data) = (*offset, data.clone());
                 operation.waiting = 1;
                 self.device(
@@ -181,8 +186,8 @@ impl Keeper {
                     self.finish(key, Some(Buffer::zeroed(length as usize)), out);
                 }
             }
-            LegOperation::Zero { offset, length, release } => {
-                let (offset, length, release) = (*offset, *length, *release);
+            LegOperation::Zero { offset, length, release, whole } => {
+                let (offset, length, release, whole) = (*offset, *length, *release, *whole);
                 let runs: Vec<_> =
                     self.runs(index, offset, length).into_iter().filter(|run| run.2).collect();
                 self.operations.get_mut(key).expect("looked up above").waiting =
@@ -192,6 +197,9 @@ impl Keeper {
                         return;
                     }
                     return self.finish(key, None, out);
+                }
+                if whole {
+                    return self.journal(key, out);
                 }
                 for (begin, length, _) in runs {
                     self.device(
@@ -225,7 +233,13 @@ impl Keeper {
         runs
     }
 
-    pub(super) fn operation_done(&mut self, key: u64, result: DeviceResult, out: &mut Out) {
+    pub(super) fn operation_done(
+        &mut self,
+        key: u64,
+        result: DeviceResult,
+        now: Duration,
+        out: &mut Out,
+    ) {
         let Some(operation) = self.operations.get_mut(key) else { return };
         operation.waiting -= 1;
         let buffer = match result {
@@ -237,6 +251,9 @@ impl Keeper {
         };
         if operation.waiting > 0 {
             return;
+        }
+        if let Some(journaled) = operation.journaled {
+            return self.journaled(key, journaled, now, out);
         }
         let buffer = match (&operation.kind, buffer) {
             (LegOperation::Read { offset, length }, Some(mut buffer)) => {
@@ -259,7 +276,7 @@ impl Keeper {
 
     /// Whether a write that is on the device gave lost blocks a content again: then it ends only when
     /// the header says so, or a crash would take back what was acknowledged.
-    fn regains(&mut self, key: u64, out: &mut Out) -> bool {
+    pub(super) fn regains(&mut self, key: u64, out: &mut Out) -> bool {
         let Some(operation) = self.operations.get_mut(key) else { return false };
         let (offset, length) = operation.kind.range();
         let lost = &mut self.legs[operation.leg].header.lost;
@@ -288,10 +305,20 @@ impl Keeper {
 }
 
 impl LegOperation {
+    /// A slot of the journal has room for so much data, and for one range to be zeroed.
+    fn is_too_long_to_be_whole(&self) -> bool {
+        match self {
+            LegOperation::Write { data, whole, .. } => {
+                *whole && data.len() > ATOMIC_BYTES_MAX as usize
+            }
+            LegOperation::Zero { .. } | LegOperation::Read { .. } => false,
+        }
+    }
+
     pub(super) fn range(&self) -> (u64, u64) {
         match self {
             LegOperation::Read { offset, length } => (*offset, u64::from(*length)),
-            LegOperation::Write { offset, data } => (*offset, data.len() as u64),
+            LegOperation::Write { offset, data, .. } => (*offset, data.len() as u64),
             LegOperation::Zero { offset, length, .. } => (*offset, *length),
         }
     }

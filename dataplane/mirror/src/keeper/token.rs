@@ -40,10 +40,18 @@ impl Keeper {
     }
 
     pub(super) fn drained(&mut self, out: &mut Out) {
-        let Some(barring) = &mut self.barring else { return };
         let is_draining = self.operations.len() > 0 && !mutant::is_active(Mutant::NoDrain);
-        if is_draining || barring.headers.is_some() {
+        if is_draining || self.barring.as_ref().is_none_or(|it| it.headers.is_some()) {
             return;
+        }
+        let usable = self.usable();
+        let Some(barring) = &mut self.barring else { return };
+        if let Err(fault) = usable {
+            // A leg that failed is read before its header names a higher token: only under the lower
+            // one is what its journal holds carried out.
+            let client = barring.client;
+            self.barring = None;
+            return self.events.push_back(KeeperEvent::Barred(client, Err(fault)));
         }
         if mutant::is_active(Mutant::TokenNotOnDisk) {
             (barring.headers, self.held) = (Some(1), barring.token);

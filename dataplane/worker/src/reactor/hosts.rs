@@ -157,13 +157,13 @@ impl Reactor {
             ProtocolOperation::Reservation(request) => {
                 return self.begin_reservation(connection, tag, route, nexus, request);
             }
-            ProtocolOperation::Nvme(operation) => nvme_work(operation, route.block_bytes),
-            ProtocolOperation::Iscsi(operation) => iscsi_work(operation, route.block_bytes),
-        };
             ProtocolOperation::Allocation { blocks } => {
                 return self.begin_allocation((connection, tag), route, nexus, (lba, blocks));
             }
-        if let Work::Write { data, .. } = &work {
+            ProtocolOperation::Nvme(operation) => nvme_work(operation, route.block_bytes),
+            ProtocolOperation::Iscsi(operation) => iscsi_work(operation, route.block_bytes),
+        };
+        if let Work::Write { data, .. } | Work::WriteWhole { data, .. } = &work {
             count(&self.parts.metrics.written_bytes, data.len() as u64);
         }
         let Some(translation) = Translation::begin(work, &mut self.requests) else {
@@ -284,6 +284,7 @@ fn of_iscsi(request: iscsi::Request) -> Surfaced {
     let lba = match &request.operation {
         iscsi::Operation::Read { lba, .. }
         | iscsi::Operation::Write { lba, .. }
+        | iscsi::Operation::WriteAtomic { lba, .. }
         | iscsi::Operation::WriteZeroes { lba, .. }
         | iscsi::Operation::Verify { lba, .. }
         | iscsi::Operation::Compare { lba, .. }
@@ -305,13 +306,13 @@ fn of_iscsi(request: iscsi::Request) -> Surfaced {
         access: request.operation.access(),
         work: match request.operation {
             iscsi::Operation::Reservation(request) => ProtocolOperation::Reservation(request),
+            iscsi::Operation::AllocationStatus { blocks, .. } => {
+                ProtocolOperation::Allocation { blocks }
+            }
             operation => ProtocolOperation::Iscsi(operation),
         },
     }
 }
-            iscsi::Operation::AllocationStatus { blocks, .. } => {
-                ProtocolOperation::Allocation { blocks }
-            }
 
 fn nvme_work(operation: nvme::Operation, block: u32) -> Work {
     use nvme::Operation;

@@ -23,7 +23,7 @@ impl Volume {
                 let at = offset as usize;
                 HostOutcome::Data(Buffer::copy_of(&self.bytes[at..at + length as usize]))
             }
-            HostOperation::Write { offset, data } => {
+            HostOperation::Write { offset, data } | HostOperation::WriteWhole { offset, data } => {
                 self.bytes[offset as usize..][..data.len()].copy_from_slice(&data);
                 HostOutcome::Done
             }
