@@ -1,5 +1,5 @@
 //! Hosts that mean ill or are broken, at the NVMe/TCP door of two real nodes, while a verifying host
-//! writes: limits hold, whoever keeps to the protocol is not disturbed, each refusal is counted, and
+//! writes: limits hold, whoever keeps to the protocol is not disturbed, each refusal is counted once, and
 //! many are told in one line.
 
 use anyhow::{Context, ensure};
@@ -20,6 +20,10 @@ const FLOWING: u64 = 20;
 /// A node gives a connection this long to greet it (`TargetLimits::handshake`), and we some more.
 const GREETING_MAX: Duration = Duration::from_secs(20);
 const SILENT: usize = 300;
+/// More Connects than this are not refused to a host that means well.
+const STRAY_MAX: u64 = 20;
+/// How many connections of [`wrong_lengths`] a door ends.
+const WRONG_LENGTHS: u64 = 6;
 const STORM: Duration = Duration::from_secs(5);
 /// Less than this a second would be no storm.
 const STORM_RATE_MIN: u64 = 500;
@@ -46,7 +50,6 @@ fn capsule(opcode: u8, id: u16, length: u32) -> Vec<u8> {
 /// Connect to queue 0 as `host`.
 fn connect(subsystem: &str, host: &str, depth: u16) -> Vec<u8> {
     let mut pdu = capsule(0x7F, 0, 1024);
-    pdu[12] = 1;
     pdu[3] = 72;
     pdu[4..8].copy_from_slice(&(72u32 + 1024).to_le_bytes());
     pdu[47] = 0x01;
@@ -146,6 +149,35 @@ fn overflow(door: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// PDUs whose lengths cannot be: shorter than their header, longer than anything may be, data beyond the
+/// PDU, padding before it that nobody asked for. Each ends its connection with a termination request.
+fn wrong_lengths(door: SocketAddr) -> anyhow::Result<()> {
+    let with = |change: fn(&mut [u8])| {
+        let mut pdu = capsule(0x7F, 0, 1024);
+        change(&mut pdu);
+        pdu
+    };
+    let wrong: [Vec<u8>; WRONG_LENGTHS as usize] = [
+        with(|pdu| pdu[4] = 71),
+        with(|pdu| pdu[2] = 71),
+        with(|pdu| pdu[4..8].fill(0xFF)),
+        with(|pdu| pdu[4..8].fill(0)),
+        // Data that starts within the header, and data that starts beyond the PDU.
+        with(|pdu| (pdu[3], pdu[5]) = (64, 1)),
+        with(|pdu| (pdu[3], pdu[4]) = (200, 100)),
+    ];
+    for (index, pdu) in wrong.iter().enumerate() {
+        let mut stream = dial(door)?;
+        stream.write_all(&greeting())?;
+        // The other side may close before all of it is sent.
+        let _ = stream.write_all(pdu);
+        let mut answer = [0; 128 + 24];
+        stream.read_exact(&mut answer).with_context(|| format!("wrong length {index}"))?;
+        ensure!(answer[128] == 3, "wrong length {index} was answered by PDU {}", answer[128]);
+    }
+    Ok(())
+}
+
 /// A host that is mapped nothing: what it may see is that discovery has nothing for it.
 fn unmapped(door: SocketAddr, subsystem: &str) -> anyhow::Result<()> {
     let options = ConnectionOptions::new("nqn.2026-11.io.voute:unmapped", [7; 16], subsystem);
@@ -242,14 +274,52 @@ fn storm(door: SocketAddr, subsystem: &str) -> anyhow::Result<u64> {
 }
 
 /// Lines of the nodes' logs that hold these words.
-fn lines_with(sites: &TwoSites, words: &str) -> anyhow::Result<usize> {
-    let mut found = 0;
+fn lines_with(sites: &TwoSites, words: &str) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
     for node in &sites.cluster.nodes {
         let path = sites.stage.folder().join(format!("{}.log", node.name()));
         let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        found += String::from_utf8_lossy(&text).lines().filter(|line| line.contains(words)).count();
+        let text = without_colours(&String::from_utf8_lossy(&text));
+        found.extend(text.lines().filter(|line| line.contains(words)).map(str::to_owned));
     }
     Ok(found)
+}
+
+/// A log without the sequences that colour it on a terminal.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, rest)| rest))
+}
+
+/// The sum of a number that those lines carry.
+fn sum_of(lines: &[String], field: &str) -> u64 {
+    let number = |line: &String| {
+        let words = line.split(|letter: char| letter.is_whitespace() || letter == ',');
+        words
+            .filter_map(|word| word.strip_prefix(field)?.strip_prefix('=')?.parse::<u64>().ok())
+            .sum::<u64>()
+    };
+    lines.iter().map(number).sum()
+}
+
+/// Ends a node as an administrator does, and waits until it has.
+fn end(sites: &TwoSites, name: &str) -> anyhow::Result<()> {
+    let process = sites.stage.children().process_of(name).context("the node does not run")?;
+    let process = rustix::process::Pid::from_raw(process.try_into()?).context("no process id")?;
+    rustix::process::kill_process(process, rustix::process::Signal::TERM)?;
+    let began = Instant::now();
+    let (ended, status) = loop {
+        if let Some(ended) = sites.stage.children().ended() {
+            break ended;
+        }
+        ensure!(began.elapsed() < GREETING_MAX, "{name} does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    ensure!(ended == name && status.success(), "{ended} ended: {status}");
+    // Taken out of the list, so that the next is noticed.
+    let _ = sites.stage.children().kill(name);
+    Ok(())
 }
 
 #[test]
@@ -279,6 +349,7 @@ fn hostile_hosts_are_refused_and_the_others_notice_nothing() -> anyhow::Result<(
     flows("the start");
     let at_door = |door: SocketAddr| -> anyhow::Result<()> {
         overflow(door).context("overflow")?;
+        wrong_lengths(door).context("wrong lengths")?;
         unmapped(door, &subsystem).context("a host without volumes")
     };
     during("silence, slow senders, queues that overflow, hosts without volumes", &|| {
@@ -290,21 +361,30 @@ fn hostile_hosts_are_refused_and_the_others_notice_nothing() -> anyhow::Result<(
             all.into_iter().try_for_each(|thread| thread.join().expect("it does not panic"))
         })
     })?;
-    let connects = AtomicU64::new(0);
+    let refused = AtomicU64::new(0);
     during("a storm of connects", &|| {
-        connects.fetch_add(storm(doors[0], &subsystem)?, Ordering::Relaxed);
+        refused.fetch_add(storm(doors[0], &subsystem)?, Ordering::Relaxed);
         Ok(())
     })?;
-    let rate = connects.into_inner() / STORM.as_secs();
+    let rate = refused.load(Ordering::Relaxed) / STORM.as_secs();
     assert!(rate >= STORM_RATE_MIN, "{rate} connects a second are no storm");
     flows("the end");
     sites.runtime.block_on(load.stop());
     must_keep(&sites.runtime, &host, &sites.stage);
     must_not_fail(&host, &sites.stage);
 
+    for node in &sites.cluster.nodes {
+        end(&sites, &node.name())?;
+    }
     let told = lines_with(&sites, "hosts were refused over NVMe/TCP")?;
-    let most = doors.len() * (2 + began.elapsed().as_secs() as usize / 60);
-    assert!((1..=most).contains(&told), "refusals were told {told} times, not 1 to {most}");
-    assert_eq!(lines_with(&sites, "panicked")?, 0);
+    let most = doors.len() * (3 + began.elapsed().as_secs() as usize / 60);
+    assert!((doors.len()..=most).contains(&told.len()), "told {} times: {told:#?}", told.len());
+    let at_each_door = doors.len() as u64;
+    assert_eq!(sum_of(&told, "silent"), at_each_door * SILENT as u64 + 1, "{told:#?}");
+    // The verifying host may have come before a node knew it.
+    let connects = at_each_door + refused.into_inner();
+    assert!((connects..connects + STRAY_MAX).contains(&sum_of(&told, "connects")), "{told:#?}");
+    assert_eq!(sum_of(&told, "faults"), at_each_door * (1 + WRONG_LENGTHS), "{told:#?}");
+    assert_eq!(lines_with(&sites, "panicked")?, Vec::<String>::new());
     Ok(())
 }
