@@ -213,32 +213,6 @@ async fn the_file_of_another_cluster_leaves_nothing_of_that_cluster_behind() {
     other.stop();
 }
 
-#[tokio::test]
-async fn the_file_of_another_cluster_leaves_nothing_of_that_cluster_behind() {
-    let Some(binary) = binary() else { return };
-    let server = Server::start(binary, "sync_interval: always");
-    let ours = server.start_in(tempfile::tempdir().unwrap()).await;
-    let elsewhere = tempfile::tempdir().unwrap();
-    let options = JetStreamOptions { stream: "other".into(), ..server.options() };
-    let log = LogConfig::JetStream(Box::new(options));
-    let config_of_other = ControlConfig { log, ..config(elsewhere.path()) };
-    let other = run(config_of_other, std::future::pending()).await.unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let start = |join: Option<PathBuf>| {
-        let log = LogConfig::JetStream(Box::new(server.options()));
-        let config = ControlConfig { log, join, ..config(folder.path()) };
-        run(config, std::future::pending())
-    };
-    let wrong = start(Some(elsewhere.path().join("join.secret"))).await;
-    assert!(matches!(wrong, Err(StartError::OtherCluster { .. })), "{wrong:?}");
-    // The next start, by a unit that gives `--join` once only, is not let in with what the first kept.
-    let again = start(None).await;
-    assert!(matches!(again, Err(StartError::NotJoined)), "{again:?}");
-    let right = start(Some(ours.folder.path().join("join.secret"))).await;
-    assert!(right.is_ok(), "{right:?}");
-    other.stop();
-}
-
 /// What a control process's log site is known by, as `voute control --show-key` prints it.
 fn key_of(control: &Control) -> String {
     let key = control.folder.path().join(voute_control::KEY_FILE);
