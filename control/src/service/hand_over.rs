@@ -44,7 +44,7 @@ pub(super) fn on_the_way<'a>(
     let covered = || named.iter().filter(|sites| sites.sequence.0 <= size);
     if in_force.sequence == Sequence(0) {
         // Nothing was ever known here: who reads a log for the first time believes whom it names.
-        return Some(covered().last().into_iter().collect());
+        return Some(covered().next_back().into_iter().collect());
     }
     let is_forgotten = named.len() >= HAND_OVERS_MAX
         && named.first().is_some_and(|oldest| oldest.sequence > in_force.sequence);

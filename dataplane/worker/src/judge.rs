@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use voute_nvme::{Authentication, Outcome};
 
 /// A proof to be judged, and who is told.
@@ -53,11 +53,8 @@ fn judge(proofs: &Receiver<(Origin, Proof)>, mailboxes: &[Arc<Mailbox>]) {
             let Ok((origin, proof)) = proofs.recv() else { return };
             turns.add(origin, proof);
         }
-        loop {
-            match proofs.try_recv() {
-                Ok((origin, proof)) => turns.add(origin, proof),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok((origin, proof)) = proofs.try_recv() {
+            turns.add(origin, proof);
         }
         let Some(Proof { reactor, connection, tag, work }) = turns.next() else { continue };
         let outcome: Outcome = work.perform();
