@@ -224,6 +224,7 @@ impl Agent {
                 self.give_up(index);
                 Ok(())
             }
+            Some(StreamEvent::Message(index, _)) if !self.controls.is_heard(index) => Ok(()),
             Some(StreamEvent::Message(index, message)) => match *message {
                 ToNode::Spec(spec) => self.take_spec(index, *spec),
                 ToNode::Answer { id, outcomes } => {

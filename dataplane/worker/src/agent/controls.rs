@@ -34,6 +34,12 @@ impl Controls {
         was_asked
     }
 
+    /// Whether what this one says counts: once its stream is given up, what is still on its way says
+    /// only what changed since a message that was not obeyed.
+    pub(crate) fn is_heard(&self, index: usize) -> bool {
+        self.open.contains_key(&index)
+    }
+
     /// Whether any is open.
     pub(crate) fn is_any(&self) -> bool {
         !self.open.is_empty()
@@ -115,6 +121,19 @@ mod tests {
         assert_eq!(asked(&mut controls), 2, "there is no other");
         controls.close(2);
         assert!(!controls.is_any());
+    }
+
+    #[test]
+    fn a_stream_that_was_given_up_is_not_heard_until_it_opens_again() {
+        let mut controls = Controls::default();
+        let (sender, _end) = mpsc::channel(8);
+        assert!(!controls.is_heard(1));
+        controls.opened(1, sender.clone());
+        assert!(controls.is_heard(1) && !controls.is_heard(0));
+        controls.close(1);
+        assert!(!controls.is_heard(1));
+        controls.opened(1, sender);
+        assert!(controls.is_heard(1));
     }
 
     #[test]
