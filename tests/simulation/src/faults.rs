@@ -323,14 +323,17 @@ impl World {
             })
     }
 
-    /// A leg comes back as it was some time ago. Only where it is out by the log, and by its marks
+    /// A leg comes back as it was some time ago. Only where it is out by the log, and not on its way in
+    /// either, and by its marks
     /// from before the last two times that both legs were equal: else nobody could tell
     /// (docs/mirror-rules.md rule 9).
     fn restore_image(&mut self, node: usize) {
         let id = self.nodes[node].id;
         let is_out = (0..self.founded.volumes.len()).all(|volume| {
             self.group(volume).is_some_and(|group| {
-                group.owner != id && group.side_of(id).is_some_and(|side| !side.in_sync)
+                group.owner != id
+                    && group.side_of(id).is_some_and(|side| !side.in_sync)
+                    && !self.nodes[1 - node].disk.asked_to_join(group.epoch.sequence.0)
             })
         });
         match self.images[node].take() {

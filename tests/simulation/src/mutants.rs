@@ -41,6 +41,11 @@ impl std::fmt::Display for Finder {
     }
 }
 
+/// The mutants that have a scenario.
+pub fn with_scenario() -> impl Iterator<Item = Mutant> {
+    SCENARIOS.iter().map(|scenario| scenario.mutant)
+}
+
 /// What the scenario of a mutant shows, if it has one: nothing without the mutant.
 fn run_scenario(mutant: Mutant) -> Option<(Finder, String)> {
     let scenario = SCENARIOS.iter().find(|scenario| scenario.mutant == mutant)?;

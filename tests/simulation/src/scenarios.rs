@@ -335,22 +335,3 @@ fn a_position_of_another_branch_is_not_obeyed() -> Option<String> {
     };
     world.may_obey(0, &spec).then(|| "a node obeys two histories of one number".to_owned())
 }
-
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use voute_schemas::mutant::activate;
-
-    #[test]
-    fn each_scenario_is_right_with_its_safeguard_and_shows_when_it_is_left_out() {
-        for scenario in SCENARIOS {
-            activate(None);
-            assert_eq!((scenario.run)(), None, "{}", scenario.name);
-            activate(Some(scenario.mutant));
-            let found = (scenario.run)();
-            activate(None);
-            assert!(found.is_some(), "{} does not show {:?}", scenario.name, scenario.mutant);
-        }
-    }
-}
