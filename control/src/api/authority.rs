@@ -9,6 +9,7 @@ use super::views::Sight;
 use super::{App, resolve};
 use crate::access;
 use crate::service::unix_ms;
+use crate::stream;
 use crate::watcher;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -40,14 +41,19 @@ pub(super) async fn fail_over_site(
 ) -> ChangeAnswer {
     // Not committed as something that moves nothing, and not as a refusal either: another process, which
     // is asked next with the same key, may hear what this one does not.
-    let was_done = change.context.idempotency_key.as_deref().is_some_and(|key| {
-        app.service.state().key_use(&change.context.actor, key).is_some()
-    });
+    let was_done = change
+        .context
+        .idempotency_key
+        .as_deref()
+        .is_some_and(|key| app.service.state().key_use(&change.context.actor, key).is_some());
     if !was_done && app.look(|sight| hears_no_other_side(sight, &site)) {
         return Err(Failure::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "other-sides-not-heard",
-            format!("this control process hears none of the nodes that could take over from {}", site.0),
+            format!(
+                "this control process hears none of the nodes that could take over from {}",
+                site.0
+            ),
             "ask another control process (`--api`), or see with `voute node list` why they are silent",
         ));
     }
@@ -102,9 +108,30 @@ pub(super) async fn move_group(
     Path(group): Path<Reference>,
     change: Change<MoveGroup>,
 ) -> ChangeAnswer {
+    let may = |app: &App, id, to| {
+        let times = (&app.times, app.observed.now());
+        stream::may_move(&app.service.state(), &app.observed.nodes(), times, id, to)
+    };
+    let force = change.query.force;
+    if !force {
+        let state = app.service.state();
+        let ids = resolve::group(&state, &group).ok();
+        if let Some((id, to)) = ids.zip(resolve::site(&state, &change.body.to).ok()) {
+            app.until_said(|app| may(app, id, to)).await;
+        }
+    }
     app.change(change, "MoveOwner", None, |state, body| {
-        let group = resolve::group(state, &group)?;
-        Ok(Command::MoveOwner { group, to: resolve::site(state, &body.to)? })
+        let id = resolve::group(state, &group)?;
+        let to = resolve::site(state, &body.to)?;
+        if !force && !may(&app, id, to) {
+            return Err(Failure::new(
+                StatusCode::CONFLICT,
+                "not-vouched",
+                format!("the node of group {id} at site {} does not say that its legs are open: hosts would have no path", body.to),
+                "bring that node back; or insist with `--force`",
+            ));
+        }
+        Ok(Command::MoveOwner { group: id, to })
     })
     .await
 }

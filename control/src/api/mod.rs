@@ -64,6 +64,14 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// Waits until nodes say something, but not for long: they report several times a second.
+    async fn until_said(&self, is_said: impl Fn(&App) -> bool) {
+        let enough = tokio::time::Instant::now() + std::time::Duration::from_secs(2);
+        while !is_said(self) && tokio::time::Instant::now() < enough {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
     /// Looks at the state and the nodes at this moment.
     fn look<T>(&self, view: impl FnOnce(&Sight<'_>) -> T) -> T {
         let state = self.service.state();

@@ -7,8 +7,10 @@ use super::failure::Failure;
 use super::requests::*;
 use super::{App, resolve};
 use crate::service::unix_ms;
+use crate::stream;
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use voute_schemas::Command;
 use voute_schemas::command::LegRequest;
 use voute_schemas::event::Presentation;
@@ -109,9 +111,29 @@ pub(super) async fn remove_leg(
     Path((volume, leg)): Path<(Reference, Reference)>,
     change: Change<()>,
 ) -> ChangeAnswer {
+    let force = change.query.force;
+    let is_served = |app: &App, volume| {
+        let state = app.service.state();
+        let times = (&app.times, app.observed.now());
+        state
+            .volume(volume)
+            .is_none_or(|it| stream::is_served(&state, &app.observed.nodes(), times, it.group))
+    };
+    if !force && let Ok(id) = resolve::volume(&app.service.state(), &volume) {
+        app.until_said(|app| is_served(app, id)).await;
+    }
     app.change(change, "RemoveLeg", None, |state, ()| {
-        let volume = resolve::volume(state, &volume)?;
-        Ok(Command::RemoveLeg { volume, leg: resolve::leg(state, volume, &leg)? })
+        let id = resolve::volume(state, &volume)?;
+        let leg = resolve::leg(state, id, &leg)?;
+        if !force && !is_served(&app, id) {
+            return Err(Failure::new(
+                StatusCode::CONFLICT,
+                "not-served",
+                format!("the owner of volume {volume} does not serve it: the leg may be the last good one"),
+                "bring the owner back first; or insist with `--force`",
+            ));
+        }
+        Ok(Command::RemoveLeg { volume: id, leg })
     })
     .await
 }

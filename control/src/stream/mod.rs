@@ -25,10 +25,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
 use voute_schemas::command::Escalation;
-use voute_schemas::contract::{Hello, ToNode};
+use voute_schemas::contract::{GroupRole, GroupStatus, Hello, ToNode};
 use voute_schemas::mutant::{self, Mutant};
 use voute_schemas::times::Times;
-use voute_schemas::{Event, NodeId};
+use voute_schemas::{Epoch, Event, GroupId, NodeId, SiteId};
 
 /// Answers that wait for one node's socket; a node that does not read them is dropped.
 const OUTBOX_MAX: usize = 256;
@@ -195,9 +195,51 @@ pub fn is_vouched(
     // Decided, and refused with its reason, where the groups are known.
     let Some(group) = state.group(*id).filter(|group| group.epoch == *epoch) else { return true };
     let vouches = |side: NodeId| {
-        let observed = nodes.get(&side).filter(|it| speaks(it, times, now));
-        let status = observed.and_then(|it| it.groups.get(id)).filter(|it| it.epoch == *epoch);
-        status.and_then(|it| it.attestation).is_some_and(|attestation| attestation.legs_open)
+        status_of(nodes, (times, now), side, *id, group.epoch)
+            .and_then(|it| it.attestation)
+            .is_some_and(|attestation| attestation.legs_open)
     };
     group.sides.iter().any(|side| side.node != node && side.in_sync && vouches(side.node))
+}
+
+/// What a node that speaks now says of a group at this epoch.
+fn status_of<'a>(
+    nodes: &'a Nodes,
+    (times, now): (&Times, Duration),
+    node: NodeId,
+    group: GroupId,
+    epoch: Epoch,
+) -> Option<&'a GroupStatus> {
+    let observed = nodes.get(&node).filter(|it| speaks(it, times, now))?;
+    observed.groups.get(&group).filter(|status| status.epoch == epoch)
+}
+
+/// Whether the side that a person wants to own a group says that its legs are open: a move to one
+/// that does not leaves hosts without a path. What no move is possible for anyway is left to the
+/// log's rules, which say why.
+#[must_use]
+pub fn may_move(
+    state: &State,
+    nodes: &Nodes,
+    times: (&Times, Duration),
+    id: GroupId,
+    to: SiteId,
+) -> bool {
+    let Some(group) = state.group(id) else { return true };
+    let side = group.side(to).filter(|side| side.in_sync && side.node != group.owner);
+    side.is_none_or(|side| {
+        let status = status_of(nodes, times, side.node, id, group.epoch);
+        let attestation = status.and_then(|it| it.attestation);
+        attestation.is_some_and(|attestation| attestation.legs_open)
+    })
+}
+
+/// Whether a group's owner serves it: a leg that another side has may be taken away only then, or
+/// it is the last good one.
+#[must_use]
+pub fn is_served(state: &State, nodes: &Nodes, times: (&Times, Duration), id: GroupId) -> bool {
+    state.group(id).is_none_or(|group| {
+        let status = status_of(nodes, times, group.owner, id, group.epoch);
+        status.is_some_and(|status| status.role == GroupRole::Serving)
+    })
 }

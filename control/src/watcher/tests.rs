@@ -303,6 +303,50 @@ fn a_side_whose_process_ended_or_fell_silent_vouches_for_nothing() {
 }
 
 #[test]
+fn a_person_moves_a_group_only_to_a_side_that_vouches_now() {
+    let mut world = World::new(FailoverMode::Manual);
+    let (group, node) = (world.group, world.nodes[1]);
+    let may = |world: &World, to: usize| {
+        let times = (&Times::default(), world.now);
+        crate::stream::may_move(&world.state, &world.observed, times, group, world.sites[to])
+    };
+    assert!(may(&world, 1));
+    assert!(may(&world, 0), "it owns already: the log's rules say so");
+    let status = world.observed.get_mut(&node).unwrap().groups.get_mut(&group).unwrap();
+    status.attestation.as_mut().unwrap().legs_open = false;
+    assert!(!may(&world, 1), "its legs are not open");
+    world.says(node, false);
+    world.pass(Duration::from_millis(1_100));
+    assert!(!may(&world, 1), "it has not spoken for four heartbeats");
+    world.heard(node);
+    assert!(may(&world, 1));
+    world.observed.remove(&node);
+    assert!(!may(&world, 1), "it was never heard");
+}
+
+#[test]
+fn a_leg_is_taken_away_only_while_the_owner_serves() {
+    let mut world = World::new(FailoverMode::Manual);
+    let (group, owner) = (world.group, world.nodes[0]);
+    let is_served = |world: &World| {
+        let times = (&Times::default(), world.now);
+        crate::stream::is_served(&world.state, &world.observed, times, group)
+    };
+    for (role, serves) in [
+        (GroupRole::Serving, true),
+        (GroupRole::Stopped, false),
+        (GroupRole::Opening, false),
+        (GroupRole::Serving, true),
+    ] {
+        let status = world.observed.get_mut(&owner).unwrap().groups.get_mut(&group).unwrap();
+        status.role = role;
+        assert_eq!(is_served(&world), serves, "{role:?}");
+    }
+    world.pass(Duration::from_millis(1_100));
+    assert!(!is_served(&world), "its owner has fallen silent");
+}
+
+#[test]
 fn an_attestation_of_an_older_epoch_is_worth_nothing() {
     let mut world = World::new(FailoverMode::Automatic);
     world.lose_first();

@@ -386,6 +386,9 @@ leg of the owner is what hosts have read; with --repair the other leg gets its c
         /// The site that should serve it.
         #[arg(long, value_name = "SITE")]
         to: String,
+        /// Although the node there does not say that its legs are open
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -425,6 +428,9 @@ pub enum LegVerb {
         /// The leg, by id.
         #[arg(long, conflicts_with = "site", value_name = "ID")]
         leg: Option<String>,
+        /// Although the volume's owner does not serve it, so that the leg may be the last good one
+        #[arg(long)]
+        force: bool,
     },
 }
 

@@ -77,9 +77,10 @@ impl Session<'_> {
                     self.client.delete(&format!("{}{query}", item("volumes", &volume)))?;
                 self.report(&changed, &format!("volume {volume} deleted"))?;
             }
-            VolumeVerb::Move { volume, to } => {
+            VolumeVerb::Move { volume, to, force } => {
                 let view: VolumeView = self.client.get(&item("volumes", &volume))?;
-                let path = format!("{}/move", item("groups", &view.group.to_string()));
+                let query = if force { "?force=true" } else { "" };
+                let path = format!("{}/move{query}", item("groups", &view.group.to_string()));
                 let changed = self.client.post(&path, &MoveGroup { to: reference(&to) })?;
                 let committed = self.report(&changed, &format!("volume {volume} moves to {to}"))?;
                 if committed && self.options.waits() {
@@ -198,9 +199,10 @@ impl Session<'_> {
                     format => print_rows(&view.legs, format)?,
                 }
             }
-            LegVerb::Remove { volume, site, leg } => {
+            LegVerb::Remove { volume, site, leg, force } => {
                 let which = leg.or(site).context("give --site or --leg")?;
-                let path = format!("{}/legs/{}", item("volumes", &volume), encode(&which));
+                let query = if force { "?force=true" } else { "" };
+                let path = format!("{}/legs/{}{query}", item("volumes", &volume), encode(&which));
                 let changed = self.client.delete(&path)?;
                 self.report(&changed, &format!("leg taken from {volume}; its node wipes it"))?;
             }
@@ -287,6 +289,7 @@ fn volume_facts(view: &VolumeView) -> Vec<(&'static str, String)> {
         ("id", view.volume.to_string()),
         ("size", show_size(view.size_bytes)),
         ("block", format!("{} B", view.block_bytes)),
+        ("told to hosts", presentation_words(&view.presentation)),
         ("health", health_words(view)),
         ("served by", format!("{} ({})", view.owner_site.name, view.owner.name)),
         (
@@ -298,7 +301,6 @@ fn volume_facts(view: &VolumeView) -> Vec<(&'static str, String)> {
         ("nsid", view.number.to_string()),
         ("compared", compared_words(view)),
         ("lost", lost_words(view)),
-        ("told to hosts", presentation_words(&view.presentation)),
         ("last used", view.last_io_unix_ms.map_or_else(|| "not known".to_owned(), show_time)),
     ]
 }
