@@ -148,7 +148,8 @@ impl Drafting {
     fn decide(&self, job: &Job) -> Decided {
         match &job.work {
             Work::Command(command)
-                if job.is_vouched_long_ago() && matches!(**command, Command::FailOverSite { .. }) =>
+                if job.is_vouched_long_ago()
+                    && matches!(**command, Command::FailOverSite { .. }) =>
             {
                 let refusal = Refusal::VouchedLongAgo;
                 refused(refusal.code().to_owned(), refusal.to_string())

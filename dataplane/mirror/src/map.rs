@@ -180,9 +180,9 @@ impl Slot {
     fn is_surely_older(&self, than: u32) -> bool {
         match self {
             Slot::Whole(generation, _) => !is_newer(*generation, than),
-            Slot::Parts(found) => found
-                .iter()
-                .any(|generation| !is_newer(*generation, than) || Some(generation) != found.first()),
+            Slot::Parts(found) => found.iter().any(|generation| {
+                !is_newer(*generation, than) || Some(generation) != found.first()
+            }),
         }
     }
 }
@@ -253,9 +253,8 @@ fn checksum(leg: LegId, page: u64, slot: u64, sector: usize, generation: u32, pa
 
 /// A page of the first form: its generation, and its planes.
 fn read_old(leg: LegId, page: u64, bytes: &[u8]) -> Option<(u32, Box<[u8; 2 * PLANE_BYTES]>)> {
-    let is_this_page = bytes[0..4] == *b"VMP1"
-        && u64::from(word(bytes, 4)) == page
-        && bytes[8..24] == leg.bytes();
+    let is_this_page =
+        bytes[0..4] == *b"VMP1" && u64::from(word(bytes, 4)) == page && bytes[8..24] == leg.bytes();
     let sum = || {
         let mut copy = bytes.to_vec();
         copy[32..36].fill(0);

@@ -1,9 +1,9 @@
 //! What must hold whatever happens, beside what hosts see.
 
+use crate::REGION;
 use crate::control::Publication;
 use crate::stream::SERVING;
 use crate::world::World;
-use crate::REGION;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use voute_control::domain::state::Group;

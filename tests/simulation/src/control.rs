@@ -618,8 +618,11 @@ impl World {
         let publication = Publication { before, after, commits };
         self.committed(&publication);
         if control == SERVING {
-            let events: Vec<LogEvent> =
-                publication.commits.iter().flat_map(|(_, _, events)| events.iter().cloned()).collect();
+            let events: Vec<LogEvent> = publication
+                .commits
+                .iter()
+                .flat_map(|(_, _, events)| events.iter().cloned())
+                .collect();
             let touched = touched(&publication.before, &publication.after, &events);
             self.spread(&touched);
         }

@@ -104,11 +104,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan {
-            faulty: Duration::from_secs(20),
-            with_faults: true,
-            telling: Telling::Quiet,
-        }
+        Plan { faulty: Duration::from_secs(20), with_faults: true, telling: Telling::Quiet }
     }
 }
 

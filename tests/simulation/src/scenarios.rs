@@ -4,11 +4,11 @@
 
 mod pair;
 
+use crate::Plan;
 use crate::founding::{commit, found, uuid};
 use crate::log::SimulatedLog;
 use crate::random::Random;
 use crate::world::World;
-use crate::Plan;
 use futures_util::FutureExt;
 use pair::{A, B, Pair};
 use std::time::Duration;

@@ -26,7 +26,8 @@ fn each_scenario_is_right_with_its_safeguard_and_shows_when_it_is_left_out() {
     for mutant in with_scenario() {
         // No seeds: the scenario alone must find it, and nothing without it.
         let hunts = hunt(&format!("{mutant:?}"), 0, 0, Plan::default(), |_| {});
-        let found = hunts.iter().find(|hunt| hunt.mutant == mutant).and_then(|it| it.found.as_ref());
+        let found =
+            hunts.iter().find(|hunt| hunt.mutant == mutant).and_then(|it| it.found.as_ref());
         assert!(matches!(found, Some((Finder::Scenario(_), _))), "{mutant:?}: {found:?}");
     }
 }

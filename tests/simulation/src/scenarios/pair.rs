@@ -183,8 +183,7 @@ impl Pair {
     /// Writes of data wait at the node's device.
     pub(crate) fn hold_writes_of_data(&mut self, node: usize) {
         self.held[node] = Some(|request| {
-            request.offset >= LEG_METADATA_BYTES
-                && !matches!(request.kind, DeviceKind::Read { .. })
+            request.offset >= LEG_METADATA_BYTES && !matches!(request.kind, DeviceKind::Read { .. })
         });
     }
 
@@ -218,9 +217,9 @@ impl Pair {
 
     fn settle(&mut self) {
         loop {
-            let next = [A, B].into_iter().find_map(|node| {
-                self.mirrors[node].next_action().map(|action| (node, action))
-            });
+            let next = [A, B]
+                .into_iter()
+                .find_map(|node| self.mirrors[node].next_action().map(|action| (node, action)));
             let Some((node, action)) = next else { return };
             self.act(node, action);
         }
