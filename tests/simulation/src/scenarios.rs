@@ -18,14 +18,14 @@ use voute_control::stream::is_vouched;
 use voute_events::{AppendError, Log};
 use voute_mirror::Access;
 use voute_mirror::link::LinkRequest;
-use voute_schemas::command::{Command, Escalation};
+use voute_schemas::command::{Command, Escalation, LegRequest};
 use voute_schemas::commit::Actor;
 use voute_schemas::contract::{GroupRole, NodeSpec};
 use voute_schemas::event::{Attestation, DetachCause, Event, MoveKind};
 use voute_schemas::mutant::Mutant;
 use voute_schemas::proof::Checkpoint;
 use voute_schemas::times::Times;
-use voute_schemas::{CommitId, Epoch, Hash, Sequence};
+use voute_schemas::{CommitId, Epoch, Hash, LegId, Sequence};
 
 /// A history for one mutant.
 pub(crate) struct Scenario {
@@ -44,6 +44,7 @@ macro_rules! scenarios {
 
 scenarios! {
     LeaseBeforeRead: a_read_whose_lease_ran_out_at_the_device_is_not_answered,
+    RevocationsUnheard: an_owner_whose_lease_is_revoked_reads_no_more,
     LeaseOfAnyProcess: a_lease_of_a_process_that_took_no_token_is_none,
     StartIsNoGrant: a_node_that_just_started_waits_before_it_owns,
     ServeUnsettled: a_region_that_is_not_settled_is_not_read,
@@ -54,6 +55,7 @@ scenarios! {
     HandOverUnvouched: a_hand_over_needs_a_side_that_vouches,
     AskedAtAnyEpoch: what_was_asked_at_an_older_epoch_is_refused,
     TakeoverDetachesNobody: who_is_taken_over_from_is_out,
+    AddedLegKeepsTheEpoch: a_leg_that_is_added_begins_an_epoch,
     AppendByNumberAlone: an_append_upon_another_branch_is_refused,
     OtherBranchesObeyed: a_position_of_another_branch_is_not_obeyed,
 }
@@ -70,6 +72,25 @@ fn a_read_whose_lease_ran_out_at_the_device_is_not_answered() -> Option<String> 
     pair.release_device(A);
     let found = pair.data(read)?;
     Some(format!("A read {found} for a host 1.6 s after its last lease"))
+}
+
+fn an_owner_whose_lease_is_revoked_reads_no_more() -> Option<String> {
+    let mut pair = Pair::healthy();
+    pair.write(A, 0, 1);
+    // B owns by the log, A has not heard of it; between them all is well, for other groups' sake.
+    pair.confirms = true;
+    pair.apply(B, &pair.spec(2, B, [false, true]));
+    for _ in 0..300 {
+        pair.pass(10);
+        let read = pair.read(A, 0);
+        pair.pass(0);
+        if pair.shown[B] == Some(Access::Optimized) && pair.data(read).is_some() {
+            return Some(
+                "A still reads for hosts, under leases that B revoked and serves".to_owned(),
+            );
+        }
+    }
+    (pair.shown[B] != Some(Access::Optimized)).then(|| "B never served".to_owned())
 }
 
 fn a_lease_of_a_process_that_took_no_token_is_none() -> Option<String> {
@@ -298,6 +319,26 @@ fn who_is_taken_over_from_is_out() -> Option<String> {
     let side = state.group(id).and_then(|group| group.side_of(from).copied())?;
     side.in_sync.then(|| {
         "the old owner, which hears nothing, may be moved to without the writes that follow"
+            .to_owned()
+    })
+}
+
+fn a_leg_that_is_added_begins_an_epoch() -> Option<String> {
+    let (founded, state) = formatted();
+    let founded_volume = founded.volumes[0];
+    let (volume, group) = (founded_volume.volume, founded_volume.group);
+    let owner = state.group(group).expect("it was founded").owner;
+    let legs = &state.volume(volume).expect("it was founded").legs;
+    let leg = legs.iter().find(|leg| leg.node != owner).expect("there are two").leg;
+    let events = decide(&state, &Command::RemoveLeg { volume, leg }).expect("the owner's stays");
+    let alone = after(state, 103, events);
+    let pool = founded.nodes.iter().position(|node| *node != owner).expect("there are two");
+    let leg = LegRequest { leg: LegId(uuid(32, 1)), pool: founded.pools[pool] };
+    let events = decide(&alone, &Command::AddLeg { volume, leg }).expect("there is room");
+    let again = after(alone.clone(), 104, events);
+    let epoch = |state: &State| state.group(group).map(|group| group.epoch);
+    (epoch(&alone) == epoch(&again)).then(|| {
+        "an owner that asked to take the former leg in would have the new, empty one taken in"
             .to_owned()
     })
 }
