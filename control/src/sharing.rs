@@ -284,6 +284,7 @@ mod tests {
         };
         tokio::time::timeout(PATIENCE, equal(&stores[1])).await.expect("the second has it");
         assert!(one.agrees(&sites, PATIENCE).await);
+        assert!(one.is_settled(&sites));
         // Cut off from the others it serves nobody, however long that takes, and sets nothing.
         ring[2].cut(true);
         let late = begin(2);

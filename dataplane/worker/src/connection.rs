@@ -116,7 +116,7 @@ impl Protocol {
         match self {
             Protocol::Nvme(connection) => connection.take_output(bytes, insets),
             Protocol::LinkIn(link) => link.connection.take_output(bytes, insets),
-            Protocol::Iscsi(connection) => std::mem::swap(connection.output(), bytes),
+            Protocol::Iscsi(connection) => connection.take_output(bytes, insets),
             Protocol::LinkOut(link) => std::mem::swap(link.connection.output(), bytes),
         }
     }
@@ -126,7 +126,8 @@ impl Protocol {
         match self {
             Protocol::Nvme(connection) => connection.inset_from(INSET_MIN),
             Protocol::LinkIn(link) => link.connection.inset_from(INSET_MIN),
-            Protocol::Iscsi(_) | Protocol::LinkOut(_) => {}
+            Protocol::Iscsi(connection) => connection.inset_from(INSET_MIN),
+            Protocol::LinkOut(_) => {}
         }
     }
 
@@ -182,6 +183,9 @@ pub(crate) struct Connection {
     is_watched: bool,
     /// In the reactor's list of connections whose socket is asked for input in its next turn.
     pub(crate) is_asked: bool,
+    /// Output was taken off the protocol since this was last looked at: requests that waited behind it
+    /// may be surfaced now.
+    pub(crate) has_sent: bool,
     /// The last input filled all the room that was offered: there is probably more.
     pub(crate) has_more: bool,
     /// When input came last.
@@ -230,6 +234,7 @@ impl Connection {
             is_awaiting_room: false,
             is_watched: false,
             is_asked: false,
+            has_sent: false,
             has_more: false,
             heard: now,
             connecting: None,
@@ -425,13 +430,24 @@ impl Connection {
         Want::Nothing
     }
 
+    /// Sends what there is: the rest of what was taken off the protocol, and then what came meanwhile,
+    /// after which no other event need follow.
     fn send(&mut self) -> Sent {
         let Some(socket) = &self.socket else { return Sent::All };
-        if self.sending.is_empty() {
-            self.sending.rewind();
-            self.protocol.take_output(&mut self.sending);
+        loop {
+            if self.sending.is_empty() {
+                self.sending.rewind();
+                self.protocol.take_output(&mut self.sending);
+                if self.sending.is_empty() {
+                    return Sent::All;
+                }
+                self.has_sent = true;
+            }
+            match self.sending.send(socket.as_fd()) {
+                Sent::All => {}
+                stopped => return stopped,
+            }
         }
-        self.sending.send(socket.as_fd())
     }
 }
 

@@ -36,5 +36,5 @@ pub use agent::escalations::{Answered, Asker, Escalations, WAITING_MAX};
 pub use agent::memory::MemoryError;
 pub use agent::stream::InvalidControl;
 pub use metrics::Metrics;
-pub use voute_device::ArrayKeys;
 pub use node::{NodeConfig, NodeError, REACTORS_MAX, Stop, run};
+pub use voute_device::ArrayKeys;

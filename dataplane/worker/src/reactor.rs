@@ -247,7 +247,8 @@ impl Reactor {
             if worked {
                 busy_until = self.turn + self.parts.spin;
             }
-            match self.turn < busy_until {
+            // What was pulled while settling is still to be acted on, however short it spins.
+            match worked || self.turn < busy_until {
                 true => self.ring.enter(None)?,
                 false => self.sleep(self.turn)?,
             }
@@ -308,9 +309,9 @@ impl Reactor {
             Message::Host(shard, guarded) => self.submit_here(shard, guarded),
             Message::Reserve(shard, volume, job) => self.reserve_here(shard, volume, *job),
             Message::Reserved(asker, answer) => self.reserved(asker, answer),
-            Message::HostDone(tag, outcome) => self.host_done(tag, outcome),
             Message::Allocation(shard, volume, asked) => self.allocation_here(shard, volume, asked),
             Message::Allocated(asker, found) => self.allocation_found(asker, found),
+            Message::HostDone(tag, outcome) => self.host_done(tag, outcome),
             Message::Judged(connection, tag, outcome) => self.judged(connection, tag, *outcome),
             Message::Adopt(connection) => self.adopt(*connection),
             Message::Stop => self.is_ending = true,

@@ -328,7 +328,8 @@ fn blocks_that_nobody_wrote_are_told_and_a_written_one_is_known_after_a_failover
     let all = (VOLUME / 512) as u32;
     let region = (voute_schemas::place::REGION_BYTES / 512) as u32;
     assert_eq!(lba_status(&mut session, 16, 0), [(0, all, ANCHORED)]);
-    let written = session.run(|initiator| initiator.write(16, u64::from(region) + 5, &block(1), 512));
+    let written =
+        session.run(|initiator| initiator.write(16, u64::from(region) + 5, &block(1), 512));
     assert_eq!(written.status, CompletionStatus::Good);
     let (first, second) = (u64::from(region), u64::from(2 * region));
     let expected =
@@ -350,6 +351,21 @@ fn blocks_that_nobody_wrote_are_told_and_a_written_one_is_known_after_a_failover
 }
 
 /// SET TARGET PORT GROUPS: the ports of this group are to be active and optimized.
+#[test]
+fn requests_that_waited_behind_answers_go_on_once_those_are_sent() {
+    let pair = Pair::start(1);
+    pair.control.create_volume(6, VOLUME);
+    let address = pair.control.lock().nodes[0].portals.iscsi;
+    let mut session = iscsi::Session::open(address);
+    session.run(|initiator| initiator.test_unit_ready(6));
+    // Many times what a session may have read and not yet sent. Nothing else happens meanwhile that
+    // would have the node look after the session, but its clock.
+    let read = session.read_at_once(6, 8_192, 32);
+    assert!(
+        read.iter().all(|one| one.status == CompletionStatus::Good && one.data.len() == 4 << 20)
+    );
+}
+
 fn activate(session: &mut iscsi::Session, lun: u16, port_group: u16) -> CompletionStatus {
     let [high, low] = port_group.to_be_bytes();
     let (mut cdb, list) = ([0; 16], [0, 0, 0, 0, 0, 0, high, low]);

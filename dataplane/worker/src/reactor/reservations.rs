@@ -244,7 +244,13 @@ impl Reactor {
         }
     }
 
-    pub(super) fn ask(&mut self, place: usize, volume: VolumeId, step: Step, operation: HostOperation) {
+    pub(super) fn ask(
+        &mut self,
+        place: usize,
+        volume: VolumeId,
+        step: Step,
+        operation: HostOperation,
+    ) {
         let id = host_tag(HOME, self.steps.insert(step), 0);
         let now = self.clock.now();
         let shard = &mut self.shards[place];

@@ -249,6 +249,21 @@ impl Reactor {
             let due = connection.next_deadline();
             self.connections_due = self.connections_due.into_iter().chain(due).min();
             worked |= self.satisfy(place);
+            worked |= self.pull_behind_output(place);
+        }
+        worked
+    }
+
+    /// Takes requests that a protocol held back because too much output waited, which is gone now: no
+    /// other event need follow that would ask it again.
+    fn pull_behind_output(&mut self, place: usize) -> bool {
+        let connection = self.connections.get_mut(place);
+        let has_sent =
+            connection.is_some_and(|connection| std::mem::take(&mut connection.has_sent));
+        let worked = has_sent && self.pull(place);
+        if has_sent {
+            // It may have answered some of them by itself.
+            self.on(place as u64, |_| ());
         }
         worked
     }

@@ -55,4 +55,17 @@ impl Session {
             (completion.task == task).then_some(completion)
         })
     }
+
+    /// Sends `count` reads of `blocks` blocks at once, and awaits what they come to.
+    pub(crate) fn read_at_once(&mut self, lun: u16, blocks: u32, count: usize) -> Vec<Completion> {
+        for _ in 0..count {
+            self.initiator.read(lun, 0, blocks, 512).unwrap();
+        }
+        let mut completions = Vec::new();
+        self.run_until(|initiator| {
+            completions.extend(std::iter::from_fn(|| initiator.next_completion()));
+            (completions.len() >= count).then_some(())
+        });
+        completions
+    }
 }
