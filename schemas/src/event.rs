@@ -578,9 +578,7 @@ pub struct HostKeys {
 }
 
 /// What a volume tells hosts of how it keeps its blocks. How it does keep them does not depend on it.
-#[derive(
-    Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Presentation {
     /// Blocks that were never written or were freed count as having no room of their own (thin). Otherwise
     /// room is told to be set aside for every block.

@@ -11,7 +11,7 @@ use voute_nvme::{
     Attachment, AttachmentUpdate, Command, ConnectionOptions, InitiatorConnection, InitiatorEvent,
     Payload, RemoteNamespace,
 };
-use voute_nvme::{Digests, Tag};
+use voute_nvme::{Credentials, Digests, HostKeys, Secret, Seed, Tag};
 
 /// Bytes read from a socket at a time.
 const INPUT_BYTES: usize = 128 << 10;
@@ -21,6 +21,9 @@ const IN_PLACE_MIN: usize = 8_192;
 const BEYOND_BYTES: usize = 4_096;
 /// Least time between two looks at the admin connection and the deadlines.
 const TICK_EVERY: Duration = Duration::from_millis(10);
+
+/// Time between two looks at connections that are only held: a small part of the keep-alive time.
+const HOLD_EVERY: Duration = Duration::from_millis(250);
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -62,6 +65,8 @@ pub struct Load {
     pub verify: bool,
     /// Header and data digests.
     pub digests: bool,
+    /// Key that the host proves (DH-HMAC-CHAP).
+    pub key: Option<Secret>,
     /// Time from the end of a request to the next one.
     pub pause: Duration,
     /// Processor to run on.
@@ -155,8 +160,14 @@ struct Attached {
 fn attach(load: &Load, begin: Instant) -> anyhow::Result<Attached> {
     let digests = Digests { header: load.digests, data: load.digests };
     let host_id = *b"voute load gener";
+    // Whoever measures speed with it hides nothing: the numbers may be foreseen.
+    let credentials = load
+        .key
+        .clone()
+        .map(|host| Credentials { keys: HostKeys { host, controller: None }, seed: Seed([7; 32]) });
     let options = ConnectionOptions {
         digests,
+        credentials,
         queue_depth: load.depth.saturating_add(1).max(2),
         ..ConnectionOptions::new(&load.host_nqn, host_id, &load.subsystem)
     };
@@ -235,6 +246,37 @@ struct UnderWay {
 struct Slot {
     known: Option<u64>,
     busy: bool,
+}
+
+/// Attaches `count` times one after the other and returns how long each took: two connections, and what
+/// is read about the namespace. All stay attached without requests, for [`Load::duration`] after the
+/// last.
+///
+/// # Errors
+/// If the target cannot be reached, refuses, or ends a connection.
+pub fn attach_and_hold(load: &Load, count: usize) -> anyhow::Result<Vec<Duration>> {
+    let (mut held, mut took) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let begin = Instant::now();
+        held.push(attach(load, begin)?);
+        took.push(begin.elapsed());
+        keep_alive(&mut held)?;
+    }
+    let until = Instant::now() + load.duration;
+    while Instant::now() < until {
+        keep_alive(&mut held)?;
+        std::thread::sleep(HOLD_EVERY);
+    }
+    Ok(took)
+}
+
+fn keep_alive(held: &mut [Attached]) -> anyhow::Result<()> {
+    for one in held {
+        one.io.poll()?;
+        one.io.connection.tick(one.io.begin.elapsed());
+        poll_admin(&mut one.admin, &mut one.attachment)?;
+    }
+    Ok(())
 }
 
 /// Runs a load and reports it.

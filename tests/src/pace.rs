@@ -1,5 +1,9 @@
 //! What a run of requests took.
 
+mod disturbance;
+
+pub use disturbance::Disturbance;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::time::{Duration, Instant};

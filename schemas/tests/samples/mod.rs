@@ -320,10 +320,7 @@ pub(crate) fn event_samples() -> Vec<Event> {
             volume: VolumeId(id(600)),
             presentation: Presentation { thin: true, physical_block_bytes: Some(4_096) },
         },
-        Event::VolumePresented {
-            volume: VolumeId(id(600)),
-            presentation: Presentation::default(),
-        },
+        Event::VolumePresented { volume: VolumeId(id(600)), presentation: Presentation::default() },
         Event::VerifyRequested {
             volume: VolumeId(id(600)),
             repair: true,

@@ -1,12 +1,15 @@
 //! Drives an NVMe/TCP target and measures it; with `--floor` also what this machine allows at best,
 //! in the same run, as a ratio.
 
+use anyhow::Context;
 use clap::Parser;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use voute_nvme::Secret;
 use voute_tests::floor::{self, Exchange};
 use voute_tests::load::{self, Load, Workload};
-use voute_tests::pace::Report;
+use voute_tests::pace::{Disturbance, Report};
 
 /// Drive any NVMe/TCP target with Voûte's own initiator.
 #[derive(Parser)]
@@ -41,7 +44,8 @@ struct Arguments {
     /// How long to run
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Run so often, in turn with the floor if that is asked for, and tell the median of each figure
+    /// Run so often, in turn with the floor if that is asked for, and tell the median of each figure;
+    /// rounds that others disturb are run again, up to so many
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Microseconds from the end of a request to the next one
@@ -56,6 +60,13 @@ struct Arguments {
     /// Header and data digests
     #[arg(long)]
     digests: bool,
+    /// File with the key that the host proves on each connection (`DHHC-1:…`)
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+    /// Instead of a load, attach so often, tell how long each took, and stay attached for the time of
+    /// the run
+    #[arg(long, conflicts_with_all = ["rounds", "floor"])]
+    attachments: Option<usize>,
     /// Processor to run on
     #[arg(long)]
     processor: Option<usize>,
@@ -81,21 +92,27 @@ fn main() -> anyhow::Result<()> {
         verify: arguments.verify,
         digests: arguments.digests,
         pause: Duration::from_micros(arguments.pause_us),
+        key: arguments.key_file.as_deref().map(key).transpose()?,
         processor: arguments.processor,
     };
+    if let Some(count) = arguments.attachments {
+        let took = load::attach_and_hold(&load, count)?;
+        let took: Vec<f64> = took.iter().map(|took| took.as_secs_f64() * 1e3).collect();
+        println!("{}", serde_json::json!({ "attach_ms": took }));
+        return Ok(());
+    }
     let write = matches!(load.workload, Workload::RandomWrite | Workload::SequentialWrite);
     let (bytes, depth) = (load.request_bytes as usize, usize::from(load.depth));
     let exchange = Exchange::of_nvme(write, bytes, 16_384, depth, duration);
     let processors = arguments.processor.map(|processor| (processor, 1 - processor.min(1)));
-    let (mut loads, mut floors) = (Vec::new(), Vec::new());
-    for _ in 0..arguments.rounds {
-        loads.push(load::run(&load)?);
-        if arguments.floor {
-            floors.push(floor::run(Exchange { processors, ..exchange })?);
-        }
-    }
+    let exchange = arguments.floor.then_some(Exchange { processors, ..exchange });
+    let (loads, floors, spoiled) = rounds(&load, exchange, usize::from(arguments.rounds))?;
     let report = Report::median(&loads);
-    let mut output = serde_json::json!({ "load": report });
+    let mut output = serde_json::json!({
+        "load": report,
+        "rounds": loads.len(),
+        "rounds_spoiled": spoiled,
+    });
     if !floors.is_empty() {
         let floor = Report::median(&floors);
         output["ratio_requests"] =
@@ -106,4 +123,35 @@ fn main() -> anyhow::Result<()> {
     }
     println!("{}", serde_json::to_string_pretty(&output)?);
     Ok(())
+}
+
+fn key(file: &Path) -> anyhow::Result<Secret> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("{} cannot be read", file.display()))?;
+    Ok(text.trim().parse()?)
+}
+
+/// Runs load and floor in turn. Rounds that others disturbed are thrown away and run again, so long as
+/// no more than half are.
+fn rounds(
+    load: &Load,
+    exchange: Option<Exchange>,
+    wanted: usize,
+) -> anyhow::Result<(Vec<Report>, Vec<Report>, usize)> {
+    let (mut loads, mut floors, mut spoiled) = (Vec::new(), Vec::new(), 0);
+    while loads.len() < wanted {
+        let (before, begin) = (Disturbance::now(), Instant::now());
+        let report = load::run(load)?;
+        let floor = exchange.map(floor::run).transpose()?;
+        let disturbed = before
+            .zip(Disturbance::now())
+            .is_some_and(|(before, after)| after.spoiled(before, begin.elapsed()));
+        if disturbed && spoiled < wanted {
+            spoiled += 1;
+            continue;
+        }
+        loads.push(report);
+        floors.extend(floor);
+    }
+    Ok((loads, floors, spoiled))
 }

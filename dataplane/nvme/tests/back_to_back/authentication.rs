@@ -158,9 +158,8 @@ fn who_only_says_a_hosts_name_keeps_that_host_neither_out_nor_from_its_queues() 
     second.run(&mut disk);
     assert!(matches!(second.closed(), Closed::Refused { .. }), "each queue once");
     // The host's own number is bounded as ever.
-    let mut rest: Vec<Controller> = (1..per_host)
-        .map(|_| enabled_controller(&target, &mut disk, options.clone()))
-        .collect();
+    let mut rest: Vec<Controller> =
+        (1..per_host).map(|_| enabled_controller(&target, &mut disk, options.clone())).collect();
     let mut beyond = admin(&target, options.credentials.clone());
     while !beyond.target.is_closing() {
         assert!(beyond.exchange(), "it is closed before all is quiet");
