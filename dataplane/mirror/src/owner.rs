@@ -408,7 +408,8 @@ impl Owner {
         }
         let alone = self.peer.as_ref().is_none_or(|peer| !peer.counts());
         if !alone {
-            return true;
+            // The peer's word may have been long on its way: another may own since.
+            return self.has_lease(context);
         }
         if !self.confirmed && self.confirm.again(context.now, context.times.escalation_retry_ms) {
             context.escalate(Escalation::ConfirmOwner {

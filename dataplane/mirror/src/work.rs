@@ -506,9 +506,11 @@ impl Owner {
     }
 
     pub(crate) fn lease_is_valid(&self, context: &Context<'_>) -> bool {
-        if self.stage != Stage::Serving {
-            return false;
-        }
+        self.stage == Stage::Serving && self.has_lease(context)
+    }
+
+    /// Whether each peer that counts has vouched of late that nobody else owns.
+    pub(crate) fn has_lease(&self, context: &Context<'_>) -> bool {
         let Some(peer) = self.peer.as_ref().filter(|peer| peer.counts()) else { return true };
         if mutant::is_active(Mutant::NoLease) {
             return true;

@@ -14,29 +14,43 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Logs in.
+    /// Logs in, as soon as the node knows of this host.
     pub(crate) fn open(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
-        let initiator = Initiator::new(InitiatorConfig::new(HOST_IQN, Some(TARGET)));
-        let mut session = Session { socket, initiator };
-        session.run_until(|initiator| initiator.is_ready().then_some(()));
-        session
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let socket = TcpStream::connect(address).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+            let initiator = Initiator::new(InitiatorConfig::new(HOST_IQN, Some(TARGET)));
+            let mut session = Session { socket, initiator };
+            match session.try_until(|initiator| initiator.is_ready().then_some(())) {
+                Ok(()) => return session,
+                Err(InitiatorError::LoginRefused { class: 2, detail: 2 })
+                    if Instant::now() < until => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
-    fn run_until<T>(&mut self, mut done: impl FnMut(&mut Initiator) -> Option<T>) -> T {
+    fn run_until<T>(&mut self, done: impl FnMut(&mut Initiator) -> Option<T>) -> T {
+        self.try_until(done).unwrap()
+    }
+
+    fn try_until<T>(
+        &mut self,
+        mut done: impl FnMut(&mut Initiator) -> Option<T>,
+    ) -> Result<T, InitiatorError> {
         let until = Instant::now() + PATIENCE;
         let mut bytes = vec![0; 256 << 10];
         loop {
             if let Some(done) = done(&mut self.initiator) {
-                return done;
+                return Ok(done);
             }
             assert!(Instant::now() < until, "the target does not answer");
             let output = std::mem::take(self.initiator.output());
             self.socket.write_all(&output).unwrap();
             match self.socket.read(&mut bytes) {
                 Ok(0) => panic!("the target closed the connection"),
-                Ok(length) => self.initiator.receive(&bytes[..length]).unwrap(),
+                Ok(length) => self.initiator.receive(&bytes[..length])?,
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(error) => panic!("{error}"),
