@@ -107,11 +107,11 @@ pub enum HostOutcome {
     PathError,
     /// This node will soon know: another path may, or the same one later.
     Transition,
-    /// Beyond the volume's end.
+    /// Not whole blocks, longer than a transfer may be, or across a unit that an atomic write must lie in.
     OutOfRange,
     /// The volume is not known here.
     NoSuchVolume,
-    /// Too many requests are held.
+    /// Too many requests are held, or the volume's growth is not known here yet.
     Busy,
     /// No copy of these blocks can be read.
     MediumError,

@@ -290,8 +290,13 @@ impl Owner {
         let unit = atomic_unit(spec.block_bytes, spec.region_bytes);
         let in_unit = !matches!(kind, Kind::Write { whole: true, .. })
             || is_within_unit(unit, offset, length);
-        if !(blocks && fits && short && in_unit) {
+        if !(blocks && short && in_unit) {
             return Some(HostOutcome::OutOfRange);
+        }
+        if !fits {
+            // The protocols refuse what lies beyond the end that hosts were told of: the volume has grown,
+            // and the spec that says so is on its way here. "Out of range" would be an error for good.
+            return Some(HostOutcome::Busy);
         }
         (self.works.len() >= WORKS_MAX).then_some(HostOutcome::Busy)
     }

@@ -596,11 +596,12 @@ impl World {
             HostOutcome::PathError
             | HostOutcome::Transition
             | HostOutcome::Busy
-            | HostOutcome::NoSuchVolume
-            // A node that has not heard of a new size.
-            | HostOutcome::OutOfRange => {
+            | HostOutcome::NoSuchVolume => {
                 let delay = self.random.millis(2, 60);
                 self.after(delay, Event::HostRetry { worker, attempt });
+            }
+            HostOutcome::OutOfRange => {
+                self.violated(|| "a request within the volume was refused for good".to_owned());
             }
             HostOutcome::MediumError => {
                 self.hosts.medium_errors += 1;

@@ -45,7 +45,7 @@ fn a_seed_replays_exactly() {
 /// What each of them once showed is told in docs/safety.md.
 #[test]
 fn a_seed_that_found_a_fault_finds_none_any_more() {
-    for seed in [200_662, 302_626, 502_524, 602_648, 3_028_113] {
+    for seed in [200_662, 302_626, 502_524, 602_648, 3_028_113, 7_036_020] {
         let outcome = run(seed, Plan::default());
         assert_eq!(outcome.violation, None, "seed {seed}: `voute-simulate --seed {seed}` tells it");
     }
