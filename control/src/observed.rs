@@ -16,6 +16,9 @@ pub struct ObservedNode {
     pub closed_at: Option<Duration>,
     /// When its last message came.
     pub heard_at: Duration,
+    /// What it reported last was so after this: when the heartbeat was sent that it answers. A message
+    /// may be long on its way, through a network that is being mended.
+    pub so_since: Option<Duration>,
     /// Its start.
     pub incarnation: u64,
     /// Its software.
@@ -47,6 +50,13 @@ impl ObservedNode {
             _ => self.heard_at,
         }
     }
+}
+
+/// When the heartbeat was sent that a status answers; `None` if it answers none.
+#[must_use]
+pub fn so_since(answers_us: u64, now: Duration) -> Option<Duration> {
+    // Nothing can be answered before it is sent.
+    (answers_us > 0).then(|| Duration::from_micros(answers_us).min(now))
 }
 
 /// All nodes by id.
@@ -92,6 +102,7 @@ impl Observed {
             connected_since: Some(now),
             closed_at: None,
             heard_at: now,
+            so_since: None,
             incarnation: hello.incarnation,
             software: hello.software.clone(),
             engine: hello.engine.clone(),
@@ -119,6 +130,7 @@ impl Observed {
         let mut nodes = self.nodes();
         let Some(node) = nodes.get_mut(&node) else { return };
         node.heard_at = now;
+        node.so_since = so_since(status.answers_us, now);
         node.obeyed = status.obeyed;
         node.devices = status.devices.into_iter().map(|device| (device.device, device)).collect();
         node.links = status.links;

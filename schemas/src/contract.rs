@@ -21,7 +21,7 @@ pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Most escalations in one message.
 pub const ESCALATIONS_MAX: usize = 4_096;
 /// Version of this contract.
-pub const CONTRACT_VERSION: u32 = 2;
+pub const CONTRACT_VERSION: u32 = 3;
 
 /// From a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -50,6 +50,12 @@ pub enum ToNode {
         id: EscalationId,
         /// One per request, in order.
         outcomes: Vec<EscalationOutcome>,
+    },
+    /// To be given back with the next status: what that says was so after this was sent, however long
+    /// it was on its way. Sent for each status, and when a stream opens.
+    Heartbeat {
+        /// The sender's own time, microseconds since an arbitrary start; above 0.
+        sent_us: u64,
     },
     /// The control process ends this stream; connect to another.
     Goodbye {
@@ -311,6 +317,8 @@ pub struct MappingSpec {
 pub struct NodeStatus {
     /// The position that it obeys.
     pub obeyed: Epoch,
+    /// `sent_us` of the last [`ToNode::Heartbeat`] of this stream; 0 before the first.
+    pub answers_us: u64,
     /// Its devices.
     pub devices: Vec<DeviceStatus>,
     /// Its links.

@@ -93,6 +93,7 @@ async fn run(app: App, node: NodeId, peer: IpAddr, socket: WebSocket) {
     };
     tracing::info!(%node, %peer, incarnation = hello.incarnation, "node stream opened");
     app.observed.opened(&hello);
+    live.beat(app.observed.now());
     tokio::select! {
         cause = send_all(&app, node, &live, &mut sink) => {
             tracing::info!(%node, %cause, "node stream ends");
@@ -230,6 +231,9 @@ async fn send_news(
     for message in news.outbox {
         send(sink, message).await?;
     }
+    if let Some(sent_us) = news.heartbeat_us {
+        send(sink, ToNode::Heartbeat { sent_us }).await?;
+    }
     Ok(())
 }
 
@@ -253,7 +257,12 @@ async fn receive_all(
         }
         match message {
             Message::Text(text) => match serde_json::from_str(&text) {
-                Ok(message) => take(app, node, peer, message),
+                Ok(message) => {
+                    if matches!(message, FromNode::Status(_)) {
+                        live.beat(app.observed.now());
+                    }
+                    take(app, node, peer, message);
+                }
                 Err(error) => return format!("it sent what is no message: {error}"),
             },
             // They say that the connection lives, not that the node does its work.

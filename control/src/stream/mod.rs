@@ -53,6 +53,8 @@ pub(crate) struct Live {
 struct News {
     touched: Touched,
     outbox: Vec<ToNode>,
+    /// When the heartbeat was due that is to be sent, microseconds.
+    heartbeat_us: Option<u64>,
     goodbye: Option<String>,
 }
 
@@ -74,6 +76,12 @@ impl Live {
             news.goodbye.get_or_insert_with(|| "the node does not read its answers".to_owned());
         }
         drop(news);
+        self.has_news.notify_one();
+    }
+
+    /// Has the node give this back with its next status.
+    fn beat(&self, now: Duration) {
+        self.news().heartbeat_us = Some(u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(1));
         self.has_news.notify_one();
     }
 

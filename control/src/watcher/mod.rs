@@ -61,7 +61,7 @@ const FAILBACK_AFTER: Duration = Duration::from_secs(5);
 /// A group that somebody asked to be elsewhere does not go back by itself before this, or a longer hold-down.
 const LEFT_ALONE: Duration = Duration::from_secs(600);
 /// A node's word holds for so many heartbeats.
-const SPEAKS_WITHIN: u32 = 4;
+const SPEAKS_WITHIN: u32 = 5;
 /// How often failbacks and evacuations are looked for; they are not urgent.
 const RARE_INTERVAL: Duration = Duration::from_secs(1);
 /// Most planned moves proposed at one look.
@@ -379,7 +379,7 @@ fn owned_at(state: &State, site: SiteId) -> impl Iterator<Item = (GroupId, &Grou
 #[must_use]
 pub fn speaks(node: &ObservedNode, times: &Times, now: Duration) -> bool {
     let fresh = Duration::from_millis(times.heartbeat_ms) * SPEAKS_WITHIN;
-    node.connected_since.is_some() && node.is_heard(now, fresh)
+    node.connected_since.is_some() && node.so_since.is_some_and(|so| now.saturating_sub(so) < fresh)
 }
 
 /// Groups that a site owns and whose other, in-sync sides say what they can vouch for, at the

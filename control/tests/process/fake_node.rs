@@ -24,6 +24,7 @@ use voute_schemas::{DeviceId, Epoch, EscalationId, GroupId, LegId, NodeId, Token
 #[derive(Default)]
 pub(crate) struct Inside {
     pub(crate) as_of: Epoch,
+    answers_us: u64,
     pub(crate) facts: Option<NodeFacts>,
     pub(crate) groups: BTreeMap<GroupId, GroupSpec>,
     pub(crate) specs: u64,
@@ -177,6 +178,7 @@ impl Inside {
             ToNode::Answer { id, outcomes } => {
                 self.answers.insert(id, outcomes);
             }
+            ToNode::Heartbeat { sent_us } => self.answers_us = sent_us,
             ToNode::Goodbye { cause } => self.goodbye = Some(cause),
         }
     }
@@ -269,6 +271,7 @@ impl Inside {
     fn status(&self, node: NodeId) -> NodeStatus {
         NodeStatus {
             obeyed: self.as_of,
+            answers_us: self.answers_us,
             devices: vec![],
             links: vec![],
             groups: self.groups.values().map(|group| self.group_status(node, group)).collect(),

@@ -231,6 +231,10 @@ impl Agent {
                     self.answered(id, outcomes);
                     Ok(())
                 }
+                ToNode::Heartbeat { sent_us } => {
+                    self.controls.heartbeat(index, sent_us);
+                    Ok(())
+                }
                 ToNode::Goodbye { cause } => {
                     tracing::info!(%cause, "a control process says goodbye");
                     self.give_up(index);
@@ -626,6 +630,7 @@ impl Agent {
         });
         let status = NodeStatus {
             obeyed: self.parts.memory.obeyed(),
+            answers_us: 0,
             devices: devices.collect(),
             links,
             groups: Vec::new(),

@@ -14,7 +14,7 @@ use voute_control::domain::{
     Refusal, SpecInputs, State, Touched, decide, decide_escalations, evolve, node_changes,
     node_spec, touched,
 };
-use voute_control::observed::{Nodes, ObservedNode};
+use voute_control::observed::{Nodes, ObservedNode, so_since};
 use voute_control::stream::answers::{Answers, Take};
 use voute_control::stream::is_vouched;
 use voute_control::watcher::{Now, Watcher};
@@ -202,6 +202,7 @@ impl World {
             connected_since: Some(since_start),
             closed_at: None,
             heard_at: since_start,
+            so_since: None,
             incarnation: hello.incarnation,
             software: String::new(),
             engine: String::new(),
@@ -219,6 +220,7 @@ impl World {
         }
         let Some(spec) = spec else { return false };
         self.say_to_node(id, ToNode::Spec(Box::new(spec)));
+        self.beat(id, since_start);
         true
     }
 
@@ -264,14 +266,21 @@ impl World {
             FromNode::Hello(_) => {}
             FromNode::Status(status) => {
                 if let Some(observed) = it.nodes.get_mut(&id) {
+                    observed.so_since = so_since(status.answers_us, since_start);
                     observed.obeyed = status.obeyed;
                     observed.links = status.links;
                     let groups = status.groups.into_iter().map(|group| (group.group, group));
                     observed.groups.extend(groups);
                 }
+                self.beat(stream, since_start);
             }
             FromNode::Escalate { id, requests } => self.take_escalations(node, id, requests),
         }
+    }
+
+    fn beat(&mut self, stream: u64, since_start: Duration) {
+        let sent_us = u64::try_from(since_start.as_micros()).expect("simulations are short").max(1);
+        self.say_to_node(stream, ToNode::Heartbeat { sent_us });
     }
 
     fn take_escalations(&mut self, node: usize, id: EscalationId, requests: Vec<Escalation>) {

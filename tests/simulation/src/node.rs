@@ -72,6 +72,8 @@ pub(crate) struct Node {
     pub(crate) stream: Option<u64>,
     pub(crate) escalations: Escalations,
     reports_soon: bool,
+    /// Of the last heartbeat on its stream.
+    pub(crate) answers_us: u64,
 }
 
 const RECONNECT: Duration = Duration::from_millis(100);
@@ -112,6 +114,7 @@ impl Node {
             stream: None,
             escalations: Escalations::default(),
             reports_soon: false,
+            answers_us: 0,
         }
     }
 
@@ -481,6 +484,7 @@ impl World {
                 self.report_soon(node);
                 self.flush_escalations(node);
             }
+            ToNode::Heartbeat { sent_us } => self.nodes[node].answers_us = sent_us,
             ToNode::Goodbye { .. } => self.break_stream(stream),
         }
     }
@@ -638,6 +642,7 @@ impl World {
         let groups = mirror.status(clock, 0);
         let status = NodeStatus {
             obeyed: state.obeyed,
+            answers_us: state.answers_us,
             devices: vec![],
             links: mirror.links(clock),
             groups,

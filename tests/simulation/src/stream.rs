@@ -71,6 +71,7 @@ impl World {
             obeyed: state.obeyed,
         };
         self.nodes[node].escalations.disconnected();
+        self.nodes[node].answers_us = 0;
         if !self.stream_opened(id, &hello) {
             return self.break_stream(id);
         }

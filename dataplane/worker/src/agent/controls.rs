@@ -17,12 +17,14 @@ pub(crate) struct Controls {
 struct Control {
     sender: mpsc::Sender<FromNode>,
     told: Told,
+    /// Of its last heartbeat.
+    answers_us: u64,
 }
 
 impl Controls {
     /// A stream opened; whether it is the only one.
     pub(crate) fn opened(&mut self, index: usize, sender: mpsc::Sender<FromNode>) -> bool {
-        self.open.insert(index, Control { sender, told: Told::default() });
+        self.open.insert(index, Control { sender, told: Told::default(), answers_us: 0 });
         self.open.len() == 1
     }
 
@@ -38,6 +40,13 @@ impl Controls {
     /// only what changed since a message that was not obeyed.
     pub(crate) fn is_heard(&self, index: usize) -> bool {
         self.open.contains_key(&index)
+    }
+
+    /// A heartbeat came: the next report answers it.
+    pub(crate) fn heartbeat(&mut self, index: usize, sent_us: u64) {
+        if let Some(control) = self.open.get_mut(&index) {
+            control.answers_us = sent_us;
+        }
     }
 
     /// Whether any is open.
@@ -75,7 +84,7 @@ impl Controls {
     pub(crate) fn report(&mut self, status: &NodeStatus, groups: &[GroupStatus]) {
         for control in self.open.values_mut() {
             let groups = control.told.changes(groups.to_vec());
-            let status = NodeStatus { groups, ..status.clone() };
+            let status = NodeStatus { groups, answers_us: control.answers_us, ..status.clone() };
             if control.sender.try_send(FromNode::Status(status)).is_err() {
                 // What was not said is said again.
                 control.told = Told::default();
