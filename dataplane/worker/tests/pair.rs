@@ -50,7 +50,11 @@ impl Engine {
         let config = NodeConfig { reactors: Some(reactors), pin: false, ..config };
         let (stop, metrics) = (Stop::new(), config.metrics.clone());
         let stopping = stop.clone();
-        let thread = Some(std::thread::spawn(move || run(config, stopping)));
+        let thread = std::thread::spawn(move || {
+            // Else a test that waits for it in vain would not say why.
+            run(config, stopping).inspect_err(|error| eprintln!("an engine ended: {error}"))
+        });
+        let thread = Some(thread);
         Engine { stop, thread, metrics }
     }
 }
